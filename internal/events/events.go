@@ -1,0 +1,154 @@
+// Package events is the vocabulary that the parts of Weir share: requests,
+// decisions and the records made of both, their JSON, and the subjects they
+// travel on. Every subject name is made here.
+//
+// The codec is written by hand because every request passes it several times:
+// decoding costs one allocation (the payload as a string, which every field
+// then shares) and encoding none. It is held against encoding/json by fuzzing.
+//
+// Times are whole microseconds, durations carry their unit in their name.
+package events
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of what is accepted.
+const (
+	MaxPayload = 64 << 10 // bytes of one request
+	MaxAttrs   = 8 << 10  // bytes of a request's attrs, as JSON
+	MaxDepth   = 32       // of nesting in attrs
+	MaxCost    = 1 << 32  // units of one request
+	MaxCount   = 1 << 32  // requests folded into one report
+	MaxBytes   = 1 << 50  // of a request's or an answer's body
+	MaxLatency = 1 << 40  // microseconds, 12 days
+
+	maxID    = 128     // bytes
+	maxName  = 1 << 10 // bytes of a user, an API key's hash, a method, a host
+	maxPath  = 8 << 10 // bytes of a path or a route: what HTTP servers take by default
+	maxShown = 64      // bytes of a bad value in an error
+)
+
+// The times that are accepted: ids can tell no year after 2091.
+var (
+	earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	latest   = time.Date(2092, 1, 1, 0, 0, 0, 0, time.UTC) // exclusive
+)
+
+// FieldError says which field is wrong, what it held, and what was expected.
+type FieldError struct {
+	Field string // the field's name on the wire; empty for the whole payload
+	Value string // what was found
+	Want  string // what would have been right
+}
+
+func (e *FieldError) Error() string {
+	if e.Field == "" {
+		return "want " + e.Want + ", found " + shown(e.Value)
+	}
+	return e.Field + ": want " + e.Want + ", found " + shown(e.Value)
+}
+
+// shown quotes a value for a person: short, printable and valid UTF-8.
+func shown(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	if len(s) <= maxShown {
+		return strconv.Quote(s)
+	}
+	cut := maxShown
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return fmt.Sprintf("%q…", s[:cut])
+}
+
+// Validate names every field that is out of its bounds, as joined
+// *FieldErrors. A request that passes can be published, stored and keyed by.
+func (r *Request) Validate() error {
+	var faults []error
+	fault := func(field, value, want string) {
+		faults = append(faults, &FieldError{Field: field, Value: value, Want: want})
+	}
+	text := func(field, value string, most int) {
+		if len(value) > most || !plain(value) {
+			fault(field, value, "UTF-8 without NUL, at most "+strconv.Itoa(most)+" bytes")
+		}
+	}
+	number := func(field string, value, most int64) {
+		if value < 0 || value > most {
+			fault(field, strconv.FormatInt(value, 10), "a whole number from 0 to "+strconv.FormatInt(most, 10))
+		}
+	}
+	if err := checkToken("tenant", r.Tenant); err != nil {
+		faults = append(faults, err)
+	}
+	if err := checkToken("gateway", r.Gateway); err != nil {
+		faults = append(faults, err)
+	}
+	if !r.Time.IsZero() && (r.Time.Before(earliest) || !r.Time.Before(latest)) {
+		fault("time", r.Time.Format(time.RFC3339), "a time from 2000 to 2091")
+	}
+	text("id", r.ID, maxID)
+	text("user", r.User, maxName)
+	text("api_key", r.APIKey, maxName)
+	text("method", r.Method, maxName)
+	text("host", r.Host, maxName)
+	text("path", r.Path, maxPath)
+	text("route", r.Route, maxPath)
+	number("cost", r.Cost, MaxCost)
+	number("status", r.Status, 999)
+	number("latency_us", r.LatencyUS, MaxLatency)
+	number("bytes_in", r.BytesIn, MaxBytes)
+	number("bytes_out", r.BytesOut, MaxBytes)
+	number("count", r.Count, MaxCount)
+	if r.Verdict != "" && r.Verdict != Allow && r.Verdict != Deny {
+		fault("verdict", string(r.Verdict), "allow or deny")
+	}
+	if err := r.checkReason(); err != nil {
+		faults = append(faults, err)
+	}
+	if err := checkAttrs(r.Attrs); err != nil {
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}
+
+// checkReason holds a gateway's own verdict and its reason together.
+func (r *Request) checkReason() error {
+	switch {
+	case r.Reason == "",
+		r.Reason == ReasonLocal && r.Verdict == Deny,
+		r.Reason == ReasonTimeout && r.Verdict != "":
+		return nil
+	}
+	return &FieldError{Field: "reason", Value: string(r.Reason),
+		Want: "local with verdict deny, or timeout with a verdict"}
+}
+
+func checkAttrs(attrs string) error {
+	if attrs == "" {
+		return nil
+	}
+	p := scanner{s: attrs}
+	switch {
+	case len(attrs) > MaxAttrs:
+		return &FieldError{Field: "attrs", Value: attrs, Want: "at most " + strconv.Itoa(MaxAttrs) + " bytes"}
+	case !utf8.ValidString(attrs):
+		return &FieldError{Field: "attrs", Value: attrs, Want: "UTF-8"}
+	case attrs[0] != '{':
+		return &FieldError{Field: "attrs", Value: attrs, Want: "an object"}
+	}
+	if err := p.skip("attrs", MaxDepth); err != nil {
+		return err
+	}
+	if !p.end() {
+		return p.fault("attrs", "nothing after the object")
+	}
+	return nil
+}

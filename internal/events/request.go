@@ -1,0 +1,144 @@
+package events
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"time"
+)
+
+// Verdict is what became of a request.
+type Verdict string
+
+// The two verdicts.
+const (
+	Allow Verdict = "allow"
+	Deny  Verdict = "deny"
+)
+
+// Reason says why a verdict is what it is.
+type Reason string
+
+// The reasons.
+const (
+	ReasonRule    Reason = "rule"    // a rule admitted it, or had no room
+	ReasonExempt  Reason = "exempt"  // every rule that matched exempts it
+	ReasonNoRule  Reason = "no_rule" // no rule matched, or none could build its key
+	ReasonLocal   Reason = "local"   // the gateway denied it itself, from a remembered denial
+	ReasonTimeout Reason = "timeout" // no decision came in time; on_error spoke
+	ReasonLate    Reason = "late"    // a report more than a window old; charges nothing
+)
+
+// Request is one API request, as a gateway publishes it: a check or a report.
+//
+// Strings decoded from a payload share the payload's memory: clone what
+// outlives the request.
+type Request struct {
+	ID      string     // any string to 128 bytes; made by the publisher or the limiter when missing
+	Tenant  string     // one subject token
+	Gateway string     // one subject token
+	Time    time.Time  // when the request arrived at the gateway; zero when not given
+	User    string     // who, if known
+	APIKey  string     // on the wire the first 16 hex digits of the key's SHA-256, see HashAPIKey
+	IP      netip.Addr // the client's address; zero when not known
+	Method  string
+	Host    string
+	Path    string
+	Route   string // the path's template, such as /users/{id}
+	Cost    int64  // units; 0 stands for 1
+	Peek    bool   // asks without charging; on the wire, cost 0
+	Attrs   string // a JSON object, or empty
+
+	// Of reports alone.
+
+	Status    int64 // HTTP status; 0 when not known
+	LatencyUS int64
+	BytesIn   int64
+	BytesOut  int64
+	Verdict   Verdict // what the gateway did, if it decided itself
+	Reason    Reason  // why it did
+	Count     int64   // requests folded into this one; 0 stands for 1
+}
+
+// Units returns what the request weighs: 0 for a peek, else at least 1.
+func (r *Request) Units() int64 {
+	if r.Peek {
+		return 0
+	}
+	return max(r.Cost, 1)
+}
+
+// Identity returns who the request counts against when a rule says no more:
+// the user if known, else the API key's hash, else the client's address. It is
+// empty when none is known.
+func (r *Request) Identity() string {
+	switch {
+	case r.User != "":
+		return r.User
+	case r.APIKey != "":
+		return r.APIKey
+	case r.IP.IsValid():
+		return r.IP.String()
+	}
+	return ""
+}
+
+// HashAPIKey returns what travels in place of an API key: the first 16 hex
+// digits of its SHA-256.
+func HashAPIKey(key string) string {
+	if key == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Decision is what the limiter says of one request.
+type Decision struct {
+	ID           string    // the request's
+	Verdict      Verdict   // allow or deny
+	Reason       Reason    // why
+	Rule         string    // the rule that denied, or the tightest that admitted; empty when none bound
+	Key          string    // the value the rule counts by: plain for one attribute, else a JSON array
+	Limit        int64     // units in a window; meaningful with a Rule, like the next four
+	WindowMS     int64     // the window's length, milliseconds
+	Remaining    int64     // units left now
+	ResetMS      int64     // until the oldest admission leaves the window, milliseconds rounded up
+	RetryAfterMS int64     // shortest wait after which it would pass, rounded up; 0 when allowed, or when it can never pass
+	Cost         int64     // units charged, or asked for when denied
+	Shadow       []string  // shadow rules that would have denied
+	Policy       uint64    // revision decided under; 0 is the built-in default
+	Degraded     bool      // given before the journal had it
+	DecidedAt    time.Time // the owner's clock, whole microseconds, never going back
+}
+
+// Charge is one rule's claim in a record whose request matched several rules.
+type Charge struct {
+	Rule         string `json:"rule"`
+	Key          string `json:"key"`
+	Limit        int64  `json:"limit"`
+	WindowMS     int64  `json:"window_ms"`
+	Cost         int64  `json:"cost"`
+	Remaining    int64  `json:"remaining"`
+	RetryAfterMS int64  `json:"retry_after_ms,omitempty"` // of a charge without room; absent also if it can never pass
+	Denied       bool   `json:"denied,omitempty"`         // this charge had no room
+}
+
+// Record is a request with its decision: one line of a block of the journal.
+//
+// Exactly one of the two forms is used: a decided request, or a refused
+// report, which is kept so that nothing vanishes.
+type Record struct {
+	Request  Request
+	Decision Decision
+	Charges  []Charge // every rule that matched, if more than one did
+	Refused  *Refusal // a report that could not be read; nothing else is set then
+}
+
+// Refusal is a payload that got into the reports stream and could not be read.
+type Refusal struct {
+	Subject string    `json:"subject"` // where it came from
+	Payload []byte    `json:"payload"` // what came, cut at MaxPayload; base64 on the wire
+	Error   string    `json:"error"`   // what is wrong with it
+	At      time.Time `json:"at"`      // the owner's clock, whole microseconds
+}
