@@ -1,0 +1,150 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+// Block is one message of a journal.
+type Block struct {
+	Seq       uint64
+	Stored    time.Time // by the server's clock, whole microseconds
+	Owner     string    // who appended it
+	ReportSeq uint64    // sequence of the last report applied up to its end
+	Count     int       // records in it, as its header says
+	Body      string    // one record a line
+}
+
+// Records calls each with every record of the block in order. The record is
+// reused from call to call; its strings share the block's memory. It stops at
+// the first error, which names the block and the place.
+func (b *Block) Records(each func(index int, r *events.Record) error) error {
+	var r events.Record
+	index := 0
+	for line := range strings.Lines(b.Body) {
+		err := events.DecodeRecord(strings.TrimSuffix(line, "\n"), &r)
+		if err == nil {
+			err = each(index, &r)
+		}
+		if err != nil {
+			return fmt.Errorf("block %d, record %d: %w", b.Seq, index, err)
+		}
+		index++
+	}
+	if index != b.Count {
+		return fmt.Errorf("block %d: header says %d records, found %d", b.Seq, b.Count, index)
+	}
+	return nil
+}
+
+// Start is where reading begins: at a sequence or, without one, at the first
+// block stored at a time or later.
+type Start struct {
+	Seq  uint64
+	Time time.Time
+}
+
+// readAhead bounds what a reader holds that nobody has asked for yet.
+const readAhead = 8 << 20 // bytes
+
+// Blocks reads a journal in order. It is for one goroutine.
+type Blocks struct {
+	messages jetstream.MessagesContext
+}
+
+// Blocks begins to read. The caller must Stop it.
+func (j *Journal) Blocks(ctx context.Context, start Start) (*Blocks, error) {
+	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(start.Seq, 1)}
+	if start.Seq == 0 {
+		config = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start.Time}
+	}
+	consumer, err := j.stream.OrderedConsumer(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("read journal of shard %d: %w", j.config.Shard, err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(readAhead))
+	if err != nil {
+		return nil, fmt.Errorf("read journal of shard %d: %w", j.config.Shard, err)
+	}
+	return &Blocks{messages: messages}, nil
+}
+
+// Next waits for the next block, until ctx ends.
+func (b *Blocks) Next(ctx context.Context) (Block, error) {
+	msg, err := b.messages.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return Block{}, fmt.Errorf("next block: %w", err)
+	}
+	return newBlock(msg)
+}
+
+// Stop ends reading.
+func (b *Blocks) Stop() { b.messages.Stop() }
+
+func newBlock(msg jetstream.Msg) (Block, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return Block{}, fmt.Errorf("block's metadata: %w", err)
+	}
+	header := msg.Headers()
+	b := Block{
+		Seq:    meta.Sequence.Stream,
+		Stored: meta.Timestamp.UTC().Truncate(time.Microsecond),
+		Owner:  header.Get(headerOwner),
+		Body:   string(msg.Data()),
+	}
+	if b.Count, err = strconv.Atoi(header.Get(headerCount)); err != nil {
+		return Block{}, fmt.Errorf("block %d: header %s: %w", b.Seq, headerCount, err)
+	}
+	if b.ReportSeq, err = strconv.ParseUint(header.Get(headerReport), 10, 64); err != nil {
+		return Block{}, fmt.Errorf("block %d: header %s: %w", b.Seq, headerReport, err)
+	}
+	return b, nil
+}
+
+// Last returns the last block, or false when the journal holds none.
+func (j *Journal) Last(ctx context.Context) (Block, bool, error) {
+	extent, err := j.Extent(ctx)
+	if err != nil || extent.Blocks == 0 {
+		return Block{}, false, err
+	}
+	blocks, err := j.Blocks(ctx, Start{Seq: extent.Last})
+	if err != nil {
+		return Block{}, false, err
+	}
+	defer blocks.Stop()
+	b, err := blocks.Next(ctx)
+	return b, err == nil, err
+}
+
+// Read calls each with the blocks from start up to the one with sequence last,
+// which the journal must hold, as Extent told.
+func (j *Journal) Read(ctx context.Context, start Start, last uint64, each func(Block) error) error {
+	blocks, err := j.Blocks(ctx, start)
+	if err != nil {
+		return err
+	}
+	defer blocks.Stop()
+	for {
+		b, err := blocks.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if b.Seq > last {
+			return nil
+		}
+		if err := each(b); err != nil {
+			return err
+		}
+		if b.Seq == last {
+			return nil
+		}
+	}
+}
