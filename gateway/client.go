@@ -1,0 +1,293 @@
+// Package gateway asks Weir whether a request may pass, and tells it of
+// requests that nobody waits for.
+//
+//	nc, err := nats.Connect(nats.DefaultURL)
+//	…
+//	client, err := gateway.Connect(nc, gateway.Config{Name: "shop-1"})
+//	…
+//	defer client.Close()
+//	decision, err := client.Check(ctx, gateway.Request{Tenant: "acme", User: "42", Method: "GET"})
+//	if decision.Verdict == gateway.Deny { … }
+//
+// Weir is never the outage: when no decision comes in time, Check returns what
+// Config.OnError says, with the reason "timeout", and the request is still
+// recorded.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+// What travels; see DESIGN.md, section 8.
+type (
+	// Request is one API request. Tenant is required. An APIKey is given as it
+	// is and hashed before it travels.
+	Request = events.Request
+	// Decision is what the limiter says of one request.
+	Decision = events.Decision
+	// Verdict is what became of a request.
+	Verdict = events.Verdict
+	// FieldError names a field of a request that is wrong.
+	FieldError = events.FieldError
+)
+
+// The two verdicts.
+const (
+	Allow = events.Allow
+	Deny  = events.Deny
+)
+
+// ReasonTimeout is the reason of a decision that the client made itself
+// because none came in time.
+const ReasonTimeout = events.ReasonTimeout
+
+// Config says who the gateway is and how it waits. The zero value of every
+// field but Name stands for its default.
+type Config struct {
+	Name    string        // unique among the processes that are gateways; 1 to 64 of A-Z a-z 0-9 _ -
+	Prefix  string        // first token of every subject; default weir
+	Shards  int           // as the limiters have it; default 1
+	Timeout time.Duration // how long Check waits for a decision; default 50ms
+	OnError Verdict       // what becomes of a request without a decision; default Allow
+}
+
+const (
+	defaultTimeout = 50 * time.Millisecond
+	// spillSize bounds the requests without a decision that wait to be
+	// reported: at a few hundred bytes each, some megabytes.
+	spillSize = 10_000
+	// maxUnacked bounds the reports that are published and not yet stored.
+	maxUnacked = 4096
+	// drainTimeout bounds how long Close waits for reports.
+	drainTimeout = 5 * time.Second
+)
+
+// ErrClosed is returned by the methods of a client that is closed.
+var ErrClosed = errors.New("the gateway's client is closed")
+
+// Client is a gateway's connection to Weir. It is safe for concurrent use.
+type Client struct {
+	config Config
+	names  events.Names
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	sub    *nats.Subscription
+
+	mu      sync.Mutex // guards waiting and closed
+	waiting map[ticket]*waiter
+	closed  bool
+
+	spill    chan Request // requests without a decision, to be reported; closed by Close, under mu
+	overflow atomic.Int64 // those that found spill full, or could not be stored
+	closing  context.Context
+	close    context.CancelFunc // ends closing
+	done     chan struct{}      // closed when the last spilled request is dealt with
+}
+
+// ticket is what tells a check from all others under way.
+type ticket struct{ tenant, id string }
+
+// waiter is a check under way. Checks of one request id share it.
+type waiter struct {
+	decision Decision
+	ready    chan struct{} // closed once decision is set
+}
+
+// Connect makes a client on a connection, which stays the caller's. It starts
+// one goroutine, which ends with Close.
+func Connect(nc *nats.Conn, config Config) (*Client, error) {
+	if config.Prefix == "" {
+		config.Prefix = events.DefaultPrefix
+	}
+	if config.Shards == 0 {
+		config.Shards = 1
+	}
+	if config.Timeout == 0 {
+		config.Timeout = defaultTimeout
+	}
+	if config.OnError == "" {
+		config.OnError = Allow
+	}
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked))
+	if err != nil {
+		return nil, fmt.Errorf("gateway %s: %w", config.Name, err)
+	}
+	c := &Client{
+		config: config, names: events.Names{Prefix: config.Prefix}, nc: nc, js: js,
+		waiting: make(map[ticket]*waiter),
+		spill:   make(chan Request, spillSize),
+		done:    make(chan struct{}),
+	}
+	c.closing, c.close = context.WithCancel(context.Background())
+	if c.sub, err = nc.Subscribe(c.names.Decisions(config.Name), c.decided); err != nil {
+		return nil, fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err)
+	}
+	// The server must know of the subscription before it sees a check.
+	if err := nc.Flush(); err != nil {
+		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.sub.Unsubscribe())
+	}
+	go c.reportSpilled()
+	return c, nil
+}
+
+func (c Config) validate() error {
+	var faults []error
+	faults = append(faults, events.CheckToken("name", c.Name), events.CheckToken("prefix", c.Prefix))
+	if c.Shards < 1 || c.Shards > 100 {
+		faults = append(faults, &FieldError{Field: "shards", Value: fmt.Sprint(c.Shards), Want: "1 to 100"})
+	}
+	if c.Timeout < 0 {
+		faults = append(faults, &FieldError{Field: "timeout", Value: c.Timeout.String(), Want: "a positive duration"})
+	}
+	if c.OnError != Allow && c.OnError != Deny {
+		faults = append(faults, &FieldError{Field: "on_error", Value: string(c.OnError), Want: "allow or deny"})
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("gateway's config: %w", err)
+	}
+	return nil
+}
+
+// Name returns the gateway's name.
+func (c *Client) Name() string { return c.config.Name }
+
+// Overflow counts the requests without a decision that could not be recorded
+// either.
+func (c *Client) Overflow() int64 { return c.overflow.Load() }
+
+// Check asks for a decision and waits for it. Without one in time it returns
+// Config.OnError's verdict with ReasonTimeout, and the request is reported once
+// that is possible. The error tells of a request that cannot be asked about
+// (joined *FieldErrors), of ctx ended by its caller, or is ErrClosed.
+//
+// A request without an id gets one. Asking again with the same id gives the
+// same decision and charges nothing.
+func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
+	if err := c.prepare(&r); err != nil {
+		return Decision{}, err
+	}
+	if r.Verdict != "" {
+		return Decision{}, &FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
+	}
+	w, err := c.wait(ticket{r.Tenant, r.ID})
+	if err != nil {
+		return Decision{}, err
+	}
+	timer := time.NewTimer(c.config.Timeout)
+	defer timer.Stop()
+	if err := c.publishCheck(r); err != nil {
+		return c.undecided(r), nil
+	}
+	select {
+	case <-w.ready:
+		return w.decision, nil
+	case <-timer.C:
+		return c.undecided(r), nil
+	case <-ctx.Done():
+		c.undecided(r)
+		return Decision{}, ctx.Err()
+	}
+}
+
+// publishCheck sends the request; tenant and gateway are in the subject.
+func (c *Client) publishCheck(r Request) error {
+	subject := c.names.Check(events.Shard(r.Tenant, c.config.Shards), r.Tenant, c.config.Name)
+	r.Tenant, r.Gateway = "", ""
+	return c.nc.Publish(subject, events.AppendRequest(make([]byte, 0, 256), &r))
+}
+
+// prepare fills in what the client knows, and validates the request.
+func (c *Client) prepare(r *Request) error {
+	r.Gateway = c.config.Name
+	if r.ID == "" {
+		r.ID = nuid.Next()
+	}
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	r.APIKey = events.HashAPIKey(r.APIKey)
+	return r.Validate()
+}
+
+func (c *Client) wait(t ticket) (*waiter, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	if w, ok := c.waiting[t]; ok {
+		return w, nil
+	}
+	w := &waiter{ready: make(chan struct{})}
+	c.waiting[t] = w
+	return w, nil
+}
+
+// decided takes a decision from the gateway's subject to those who wait.
+func (c *Client) decided(m *nats.Msg) {
+	d, err := events.DecodeDecision(m.Data)
+	if err != nil {
+		return // not from a limiter; those who wait time out
+	}
+	// <prefix>.decision.<verdict>.<tenant>.<gateway>
+	rest, _ := strings.CutSuffix(m.Subject, "."+c.config.Name)
+	tenant := rest[strings.LastIndexByte(rest, '.')+1:]
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := ticket{tenant, d.ID}
+	if w, ok := c.waiting[t]; ok {
+		delete(c.waiting, t)
+		w.decision = d
+		close(w.ready)
+	}
+}
+
+// undecided gives up on a decision: OnError speaks, and the request is kept to
+// be reported.
+func (c *Client) undecided(r Request) Decision {
+	r.Verdict, r.Reason = c.config.OnError, ReasonTimeout
+	c.mu.Lock()
+	delete(c.waiting, ticket{r.Tenant, r.ID})
+	if c.closed || len(c.spill) == cap(c.spill) {
+		c.overflow.Add(1)
+	} else {
+		c.spill <- r // has room: all senders hold mu
+	}
+	c.mu.Unlock()
+	return Decision{ID: r.ID, Verdict: r.Verdict, Reason: r.Reason, Cost: r.Units(), DecidedAt: time.Now().UTC().Truncate(time.Microsecond)}
+}
+
+// Close waits, for a few seconds at most, until what has no decision is
+// reported. Checks under way end without a decision and are only counted.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return ErrClosed
+	}
+	c.closed = true
+	close(c.spill)
+	c.close()
+	c.mu.Unlock()
+	<-c.done
+	if err := c.sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		return fmt.Errorf("gateway %s: %w", c.config.Name, err)
+	}
+	return nil
+}
