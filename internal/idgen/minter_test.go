@@ -151,8 +151,8 @@ func TestMintFollowsTheClock(t *testing.T) {
 	})
 }
 
-// Eight goroutines with clocks of their own, which step back and forth over
-// one second's end: no id comes twice, each goroutine sees its ids grow, and
+// Eight goroutines with clocks of their own, which step back and forth over a
+// few seconds' ends: no id comes twice, each goroutine sees its ids grow, and
 // no id lies behind the clock it was minted by.
 func TestMintConcurrently(t *testing.T) {
 	const goroutines, each = 8, 125_000
@@ -162,27 +162,23 @@ func TestMintConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for g := range goroutines {
 		wg.Go(func() {
-			ids := make([]idgen.ID, 0, each)
-			for i := range each {
+			ids := make([]idgen.ID, each)
+			for i := range ids {
 				now := start.Add(time.Duration(i*i%997+i/100) * time.Millisecond)
 				id, err := m.Mint(now)
-				if err != nil {
-					t.Error(err)
+				if err != nil || id.Time().Before(now.Truncate(time.Second)) {
+					t.Errorf("at %v: %s, %v", now, id, err)
 					return
 				}
-				if id.Time().Before(now.Truncate(time.Second)) {
-					t.Errorf("%s minted at %v", id, now)
-					return
-				}
-				ids = append(ids, id)
+				ids[i] = id
 			}
 			minted[g] = ids
 		})
 	}
 	wg.Wait()
 	for g, ids := range minted {
-		if len(ids) != each || !slices.IsSorted(ids) {
-			t.Errorf("goroutine %d: %d ids, sorted: %v", g, len(ids), slices.IsSorted(ids))
+		if !slices.IsSorted(ids) {
+			t.Errorf("goroutine %d: ids step back", g)
 		}
 	}
 	all := slices.Concat(minted...)
