@@ -1,0 +1,270 @@
+package pg
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/idgen"
+)
+
+// Place is where a record stands in its journal.
+type Place struct {
+	Seq    uint64    // the block's
+	Index  int       // in the block
+	Stored time.Time // when the journal stored the block
+	Line   string    // the record as the journal holds it
+}
+
+// Gap is where the journal and the rows cannot agree. The meaning of each
+// reason is in the table's comments.
+type Gap struct {
+	Stream      int64
+	First, Last uint64 // sequences; Last 0 when nobody can know
+	Reason      string
+	After       time.Time // the blocks were stored after this time; zero when not known
+	Until       time.Time // and not after this one; zero when not known
+}
+
+// The reasons of a gap.
+const (
+	GapTrimmed  = "trimmed"
+	GapReplaced = "replaced"
+	GapWentBack = "went back"
+)
+
+// Batch is what one transaction stores: the records of a run of blocks, and
+// the cursor's move past them. Its memory is kept from use to use. It is for
+// one goroutine at a time.
+type Batch struct {
+	from, to Cursor
+	rows     []byte // as COPY takes them
+	places   []placed
+	dead     []deadLetter
+	gaps     []Gap
+	days     []time.Time // on which the rows' blocks were stored, each a midnight in UTC
+}
+
+// placed is a row's place and where the row ends.
+type placed struct {
+	Place
+	end int
+}
+
+type deadLetter struct {
+	Place
+	err string
+}
+
+// Reset empties the batch; what is added follows the cursor given.
+func (b *Batch) Reset(from Cursor) {
+	clear(b.places) // they hold on to the blocks' memory
+	clear(b.dead)
+	*b = Batch{from: from, to: from, rows: b.rows[:0], places: b.places[:0], dead: b.dead[:0], gaps: b.gaps[:0], days: b.days[:0]}
+}
+
+// Add adds a record as a row. The record may be reused afterwards, its memory
+// must stay.
+func (b *Batch) Add(id idgen.ID, p Place, r *events.Record) {
+	b.rows = appendRow(b.rows, id, p.Stored, r)
+	b.places = append(b.places, placed{Place: p, end: len(b.rows)})
+	if d := p.Stored.Truncate(day); !slices.Contains(b.days, d) {
+		b.days = append(b.days, d)
+	}
+	b.to.Records++
+}
+
+// Bury adds a record as a dead letter.
+func (b *Batch) Bury(p Place, why error) {
+	b.dead = append(b.dead, deadLetter{p, why.Error()})
+	b.to.Records++
+}
+
+// AddGap records a gap.
+func (b *Batch) AddGap(g Gap) { b.gaps = append(b.gaps, g) }
+
+// Advance moves the batch's end: to a block, of which all records have been
+// added, or to where another journal or an older state of this one goes on.
+func (b *Batch) Advance(stream int64, seq uint64, stored time.Time) {
+	b.to.Stream, b.to.LastSeq, b.to.LastStored = stream, seq, stored
+}
+
+// From returns the cursor the batch follows.
+func (b *Batch) From() Cursor { return b.from }
+
+// To returns the cursor as it is when the batch is stored.
+func (b *Batch) To() Cursor { return b.to }
+
+// Len returns how many records the batch has.
+func (b *Batch) Len() int { return len(b.places) + len(b.dead) }
+
+// Bytes returns about how much memory the batch takes.
+func (b *Batch) Bytes() int { return len(b.rows) + 128*b.Len() }
+
+// Gaps returns how many gaps the batch has.
+func (b *Batch) Gaps() int { return len(b.gaps) }
+
+// Stored is what became of a batch.
+type Stored struct {
+	Rows        int
+	DeadLetters int
+}
+
+// Commit stores the batch in one transaction, all of it or nothing. Rows that
+// Postgres refuses for what they hold become dead letters.
+//
+// The error is ErrCursorMoved if the cursor is not where the batch begins. After
+// any other error it may still have been stored: the cursor tells.
+func (db *DB) Commit(ctx context.Context, b *Batch) (Stored, error) {
+	if err := db.makePartitions(ctx, b.days); err != nil {
+		return Stored{}, err
+	}
+	stored, err := db.commit(ctx, b, copyAll)
+	if faultyData(err) {
+		stored, err = db.commit(ctx, b, copySound)
+	}
+	if lostPartition(err) {
+		db.partitions.forget() // somebody dropped it; the next attempt makes it again
+	}
+	if err != nil {
+		return Stored{}, fmt.Errorf("store blocks %d to %d of shard %d: %w", b.from.LastSeq+1, b.to.LastSeq, b.from.Shard, err)
+	}
+	return stored, nil
+}
+
+// copying stores the rows of a batch and returns those it could not store.
+type copying func(context.Context, pgx.Tx, *Batch) ([]deadLetter, error)
+
+func (db *DB) commit(ctx context.Context, b *Batch, rows copying) (Stored, error) {
+	var refused []deadLetter
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		// First, so that of two writers one waits for the other and stores nothing.
+		err := moveCursor(ctx, tx, b.from, b.to)
+		if err == nil {
+			refused, err = rows(ctx, tx, b)
+		}
+		if err == nil {
+			err = bury(ctx, tx, b.to, slices.Concat(b.dead, refused))
+		}
+		if err == nil {
+			err = recordGaps(ctx, tx, b.from.Shard, b.gaps)
+		}
+		return err
+	})
+	return Stored{Rows: len(b.places) - len(refused), DeadLetters: len(b.dead) + len(refused)}, err
+}
+
+func copyAll(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
+	return nil, b.copy(ctx, tx, 0, len(b.places))
+}
+
+// copySound stores what Postgres takes. It finds the rows that it does not take
+// by halving: a bad row costs about two copies of the batch, and all rows bad
+// two commands a row.
+func copySound(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
+	var refused []deadLetter
+	var try func(from, to int) error
+	try = func(from, to int) error {
+		if _, err := tx.Exec(ctx, `SAVEPOINT part`); err != nil {
+			return err
+		}
+		bad := b.copy(ctx, tx, from, to)
+		if bad == nil {
+			_, err := tx.Exec(ctx, `RELEASE SAVEPOINT part`)
+			return err
+		}
+		if !faultyData(bad) {
+			return bad
+		}
+		if _, err := tx.Exec(ctx, `ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part`); err != nil {
+			return err
+		}
+		if to-from == 1 {
+			refused = append(refused, deadLetter{b.places[from].Place, bad.Error()})
+			return nil
+		}
+		half := from + (to-from)/2
+		if err := try(from, half); err != nil {
+			return err
+		}
+		return try(half, to)
+	}
+	err := try(0, len(b.places))
+	return refused, err
+}
+
+// copy stores the rows from one place up to another.
+func (b *Batch) copy(ctx context.Context, tx pgx.Tx, from, to int) error {
+	if from == to {
+		return nil
+	}
+	begin := 0
+	if from > 0 {
+		begin = b.places[from-1].end
+	}
+	rows := io.MultiReader(strings.NewReader(copyHeader), bytes.NewReader(b.rows[begin:b.places[to-1].end]), strings.NewReader(copyTrailer))
+	_, err := tx.Conn().PgConn().CopyFrom(ctx, rows, copyRequests)
+	return err
+}
+
+// bury stores dead letters. One that is there stays as it is.
+func bury(ctx context.Context, tx pgx.Tx, c Cursor, letters []deadLetter) error {
+	if len(letters) == 0 {
+		return nil
+	}
+	var (
+		seqs    []int64
+		indexes []int
+		stored  []time.Time
+		records [][]byte
+		errs    []string
+	)
+	for _, l := range letters {
+		seqs = append(seqs, int64(l.Seq))
+		indexes = append(indexes, l.Index)
+		stored = append(stored, l.Stored)
+		records = append(records, []byte(l.Line))
+		errs = append(errs, storable(l.err))
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO dead_letters (shard, stream, seq, record_index, ts, record, error)
+		SELECT $1, $2, * FROM unnest($3::bigint[], $4::integer[], $5::timestamptz[], $6::bytea[], $7::text[])
+		ON CONFLICT DO NOTHING`, c.Shard, c.Stream, seqs, indexes, stored, records, errs)
+	if err != nil {
+		return fmt.Errorf("dead letters: %w", err)
+	}
+	return nil
+}
+
+func recordGaps(ctx context.Context, tx pgx.Tx, shard int, gaps []Gap) error {
+	for _, g := range gaps {
+		_, err := tx.Exec(ctx, `INSERT INTO gaps (shard, stream, first_seq, last_seq, reason, ts_after, ts_until)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)`, shard, g.Stream, int64(g.First), known(int64(g.Last)), g.Reason, moment(g.After), moment(g.Until))
+		if err != nil {
+			return fmt.Errorf("gap: %w", err)
+		}
+	}
+	return nil
+}
+
+// known returns nil for a number whose zero says that it is not known.
+func known(n int64) *int64 {
+	if n == 0 {
+		return nil
+	}
+	return &n
+}
+
+// moment returns nil for the zero time.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
