@@ -96,6 +96,9 @@ func (p *Postgres) Close() error {
 
 // open makes the cluster if need be and serves it.
 func (c *cluster) open(ctx context.Context, addr netip.AddrPort, settings []string) (*Postgres, error) {
+	if _, err := free(ctx, addr); err != nil {
+		return nil, err
+	}
 	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}
