@@ -147,8 +147,5 @@ func checkAttrs(attrs string) error {
 	if err := p.skip("attrs", MaxDepth); err != nil {
 		return err
 	}
-	if !p.end() {
-		return p.fault("attrs", "nothing after the object")
-	}
-	return nil
+	return p.finish("attrs")
 }

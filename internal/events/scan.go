@@ -9,10 +9,17 @@ import (
 )
 
 // scanner reads JSON from a string, so that the values it returns are
-// substrings of it and cost nothing. The text must be valid UTF-8.
+// substrings of it and cost nothing.
 type scanner struct {
-	s string
+	s string // valid UTF-8
 	i int
+}
+
+func scan(text string) (scanner, error) {
+	if !utf8.ValidString(text) {
+		return scanner{}, &FieldError{Value: text, Want: "UTF-8"}
+	}
+	return scanner{s: text}, nil
 }
 
 // fault describes what stands at the scanner's place.
@@ -45,10 +52,13 @@ func (p *scanner) take(c byte) bool {
 	return false
 }
 
-// end tells whether only white space is left.
-func (p *scanner) end() bool {
+// finish refuses anything but white space after an object.
+func (p *scanner) finish(field string) error {
 	p.space()
-	return p.i == len(p.s)
+	if p.i < len(p.s) {
+		return p.fault(field, "nothing after the object")
+	}
+	return nil
 }
 
 // key reads the next key of the object that field names and stands before its
@@ -189,7 +199,7 @@ func (p *scanner) integer(field string, lowest, highest int64) (int64, error) {
 	return n, nil
 }
 
-// number passes over a number that fits a float64's range.
+// number passes over a number, of which Postgres can store every digit.
 func (p *scanner) number(field string) error {
 	start := p.i
 	digits := func() int {
@@ -203,7 +213,7 @@ func (p *scanner) number(field string) error {
 		p.i++
 	}
 	whole := p.i
-	if n := digits(); n == 0 || n > 1 && p.s[whole] == '0' || n > maxExponent {
+	if n := digits(); n == 0 || n > 1 && p.s[whole] == '0' {
 		p.i = start
 		return p.fault(field, "a value")
 	}
@@ -211,7 +221,7 @@ func (p *scanner) number(field string) error {
 		p.i++
 		if n := digits(); n == 0 || n > maxExponent {
 			p.i = start
-			return p.fault(field, "a number of at most 308 digits on either side of its point")
+			return p.fault(field, "a number of at most 308 digits after its point")
 		}
 	}
 	if p.i < len(p.s) && (p.s[p.i] == 'e' || p.s[p.i] == 'E') {
@@ -256,10 +266,11 @@ func (p *scanner) instant(field string) (time.Time, error) {
 		return time.Time{}, err
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
+	t = t.UTC().Truncate(time.Microsecond)
+	if err != nil || t.IsZero() { // the zero time would pass for none
 		return time.Time{}, &FieldError{Field: field, Value: text, Want: "a time such as 2026-05-17T10:05:03.5Z (RFC 3339)"}
 	}
-	return t.UTC().Truncate(time.Microsecond), nil
+	return t, nil
 }
 
 // value passes over any JSON value, nested no deeper than depth, and returns
@@ -318,7 +329,15 @@ func (p *scanner) skip(field string, depth int) error {
 			return nil
 		}
 	default:
-		return p.number(field)
+		start := p.i
+		if err := p.number(field); err != nil {
+			return err
+		}
+		if _, err := strconv.ParseFloat(p.s[start:p.i], 64); err != nil {
+			p.i = start
+			return p.fault(field, "a number below 1.8e308, as far as a float64 goes")
+		}
+		return nil
 	}
 	return p.fault(field, "a value")
 }

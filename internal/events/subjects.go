@@ -9,6 +9,9 @@ import (
 // DefaultPrefix is the first token of every subject.
 const DefaultPrefix = "weir"
 
+// MaxShards is how many shards there can be: ids have two digits for them.
+const MaxShards = 100
+
 // Names builds the subjects and stream names under one prefix.
 type Names struct {
 	Prefix string // one subject token
@@ -82,16 +85,18 @@ type Origin struct {
 // ParseOrigin reads the subject of a check or a report. Its strings share the
 // subject's memory. The error names the part that is wrong.
 func (n Names) ParseOrigin(subject string) (Origin, error) {
-	rest, ok := strings.CutPrefix(subject, n.Prefix+".")
-	parts := strings.Split(rest, ".")
-	if !ok || len(parts) != 4 {
+	rest, ours := strings.CutPrefix(subject, n.Prefix+".")
+	kind, rest, _ := strings.Cut(rest, ".")
+	shardText, rest, _ := strings.Cut(rest, ".")
+	tenant, gateway, whole := strings.Cut(rest, ".")
+	if !ours || !whole || kind != "check" && kind != "report" {
 		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".<check|report>.<shard>.<tenant>.<gateway>"}
 	}
-	shard, err := strconv.ParseUint(parts[1], 10, 16)
+	shard, err := strconv.ParseUint(shardText, 10, 16)
 	if err != nil {
-		return Origin{}, &FieldError{Field: "subject's shard", Value: parts[1], Want: "a number"}
+		return Origin{}, &FieldError{Field: "subject's shard", Value: shardText, Want: "a number"}
 	}
-	o := Origin{Shard: int(shard), Tenant: parts[2], Gateway: parts[3]}
+	o := Origin{Shard: int(shard), Tenant: tenant, Gateway: gateway}
 	if err := checkToken("tenant", o.Tenant); err != nil {
 		return Origin{}, err
 	}

@@ -4,9 +4,6 @@ import (
 	"encoding/json"
 	"net/netip"
 	"strconv"
-	"strings"
-	"time"
-	"unicode/utf8"
 )
 
 // DecodeRequest reads a request from the JSON object in payload, which may be
@@ -17,33 +14,38 @@ func DecodeRequest(payload []byte, strict bool) (Request, error) {
 	if len(payload) > MaxPayload {
 		return r, &FieldError{Value: strconv.Itoa(len(payload)) + " bytes", Want: "at most " + strconv.Itoa(MaxPayload) + " bytes"}
 	}
-	if !utf8.Valid(payload) {
-		return r, &FieldError{Value: string(payload), Want: "UTF-8"}
+	p, err := scan(string(payload))
+	if err != nil {
+		return r, err
 	}
-	p := scanner{s: string(payload)}
 	if err := p.request(&r, strict); err != nil {
 		return r, err
 	}
-	if !p.end() {
-		return r, p.fault("", "nothing after the object")
-	}
-	return r, nil
+	return r, p.finish("")
 }
 
 // DecodeDecision reads a decision from the JSON object in payload, which may
 // be reused afterwards. Unknown fields are ignored.
 func DecodeDecision(payload []byte) (Decision, error) {
-	p := scanner{s: string(payload)}
 	var d Decision
-	err := p.decision(&d)
-	return d, err
+	p, err := scan(string(payload))
+	if err != nil {
+		return d, err
+	}
+	if err := p.decision(&d); err != nil {
+		return d, err
+	}
+	return d, p.finish("")
 }
 
 // DecodeRecord reads one line of a block into r, whose strings then share the
 // line's memory. Unknown fields are ignored.
 func DecodeRecord(line string, r *Record) error {
 	*r = Record{}
-	p := scanner{s: line}
+	p, err := scan(line)
+	if err != nil {
+		return err
+	}
 	if !p.take('{') {
 		return p.fault("", "an object")
 	}
@@ -54,7 +56,7 @@ func DecodeRecord(line string, r *Record) error {
 		}
 		if !more {
 			r.Decision.ID = r.Request.ID
-			return nil
+			return p.finish("")
 		}
 		switch key {
 		case "request":
@@ -66,7 +68,7 @@ func DecodeRecord(line string, r *Record) error {
 		case "refused":
 			err = p.rare("refused", &r.Refused)
 		default:
-			err = p.skip(key, MaxDepth)
+			err = p.skip("", MaxDepth)
 		}
 		if err != nil {
 			return err
@@ -142,9 +144,9 @@ func (p *scanner) request(r *Request, strict bool) error {
 			r.Count, err = p.integer(key, 1, MaxCount)
 		default:
 			if strict {
-				return &FieldError{Field: key, Want: "a known field (others go under attrs)"}
+				return &FieldError{Value: key, Want: "a known field (others go under attrs)"}
 			}
-			err = p.skip(key, MaxDepth)
+			err = p.skip("", MaxDepth)
 		}
 		if err != nil {
 			return err
@@ -186,7 +188,9 @@ func (p *scanner) decision(d *Decision) error {
 		case "cost":
 			d.Cost, err = p.integer(key, 0, most)
 		case "shadow":
-			err = p.rare(key, &d.Shadow)
+			var shadow []string // d itself need not be on the heap
+			err = p.rare(key, &shadow)
+			d.Shadow = shadow
 		case "policy":
 			var revision int64
 			revision, err = p.integer(key, 0, most)
@@ -196,7 +200,7 @@ func (p *scanner) decision(d *Decision) error {
 		case "decided_at":
 			d.DecidedAt, err = p.instant(key)
 		default:
-			err = p.skip(key, MaxDepth)
+			err = p.skip("", MaxDepth)
 		}
 		if err != nil {
 			return err
@@ -241,173 +245,4 @@ func (p *scanner) reason(field string) (Reason, error) {
 	default:
 		return r, err
 	}
-}
-
-// object appends the fields of one JSON object; what is zero is left out.
-type object struct {
-	dst   []byte
-	comma bool
-}
-
-func (o *object) name(name string) {
-	if o.comma {
-		o.dst = append(o.dst, ',')
-	}
-	o.comma = true
-	o.dst = append(o.dst, '"')
-	o.dst = append(o.dst, name...)
-	o.dst = append(o.dst, '"', ':')
-}
-
-func (o *object) text(name, value string) {
-	if value != "" {
-		o.name(name)
-		o.dst = appendText(o.dst, value)
-	}
-}
-
-func (o *object) number(name string, value int64) {
-	if value != 0 {
-		o.always(name, value)
-	}
-}
-
-// always appends a number also when it is zero.
-func (o *object) always(name string, value int64) {
-	o.name(name)
-	o.dst = strconv.AppendInt(o.dst, value, 10)
-}
-
-func (o *object) instant(name string, t time.Time) {
-	if !t.IsZero() {
-		o.name(name)
-		o.dst = appendInstant(o.dst, t)
-	}
-}
-
-// AppendRequest appends r as one JSON object on one line. The request must be
-// valid, see Request.Validate.
-func AppendRequest(dst []byte, r *Request) []byte {
-	o := object{dst: append(dst, '{')}
-	o.text("id", r.ID)
-	o.text("tenant", r.Tenant)
-	o.text("gateway", r.Gateway)
-	o.instant("time", r.Time)
-	o.text("user", r.User)
-	o.text("api_key", r.APIKey)
-	if r.IP.IsValid() {
-		o.name("ip")
-		o.dst = append(o.dst, '"')
-		o.dst = r.IP.AppendTo(o.dst)
-		o.dst = append(o.dst, '"')
-	}
-	o.text("method", r.Method)
-	o.text("host", r.Host)
-	o.text("path", r.Path)
-	o.text("route", r.Route)
-	if r.Peek {
-		o.always("cost", 0)
-	} else if r.Cost > 1 {
-		o.always("cost", r.Cost)
-	}
-	if r.Attrs != "" {
-		o.name("attrs")
-		o.dst = appendLine(o.dst, r.Attrs)
-	}
-	o.number("status", r.Status)
-	o.number("latency_us", r.LatencyUS)
-	o.number("bytes_in", r.BytesIn)
-	o.number("bytes_out", r.BytesOut)
-	o.text("verdict", string(r.Verdict))
-	o.text("reason", string(r.Reason))
-	if r.Count > 1 {
-		o.always("count", r.Count)
-	}
-	return append(o.dst, '}')
-}
-
-// appendLine appends JSON on one line: line breaks between its tokens become
-// spaces; inside strings JSON has none.
-func appendLine(dst []byte, text string) []byte {
-	if strings.IndexByte(text, '\n') < 0 && strings.IndexByte(text, '\r') < 0 {
-		return append(dst, text...)
-	}
-	for i := range len(text) {
-		c := text[i]
-		if c == '\n' || c == '\r' {
-			c = ' '
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
-// AppendDecision appends d as one JSON object on one line.
-func AppendDecision(dst []byte, d *Decision) []byte {
-	o := object{dst: append(dst, '{')}
-	o.text("id", d.ID)
-	o.decision(d)
-	return append(o.dst, '}')
-}
-
-// decision appends all but the id.
-func (o *object) decision(d *Decision) {
-	o.text("verdict", string(d.Verdict))
-	o.text("reason", string(d.Reason))
-	if d.Rule != "" {
-		o.text("rule", d.Rule)
-		o.name("key")
-		o.dst = appendText(o.dst, d.Key)
-		o.always("limit", d.Limit)
-		o.always("window_ms", d.WindowMS)
-		o.always("remaining", d.Remaining)
-		o.always("reset_ms", d.ResetMS)
-		o.number("retry_after_ms", d.RetryAfterMS)
-	}
-	o.always("cost", d.Cost)
-	if len(d.Shadow) > 0 {
-		o.name("shadow")
-		o.dst = append(o.dst, '[')
-		for i, rule := range d.Shadow {
-			if i > 0 {
-				o.dst = append(o.dst, ',')
-			}
-			o.dst = appendText(o.dst, rule)
-		}
-		o.dst = append(o.dst, ']')
-	}
-	o.always("policy", int64(d.Policy))
-	if d.Degraded {
-		o.name("degraded")
-		o.dst = append(o.dst, "true"...)
-	}
-	o.instant("decided_at", d.DecidedAt)
-}
-
-// AppendRecord appends r as one line, without the line's end. The decision's
-// id is the request's and not repeated: DecodeRecord sets it.
-func AppendRecord(dst []byte, r *Record) []byte {
-	if r.Refused != nil {
-		dst = append(dst, `{"refused":`...)
-		return append(appendJSON(dst, r.Refused), '}')
-	}
-	dst = append(dst, `{"request":`...)
-	dst = AppendRequest(dst, &r.Request)
-	o := object{dst: append(dst, `,"decision":{`...)}
-	o.decision(&r.Decision)
-	dst = append(o.dst, '}')
-	if len(r.Charges) > 0 {
-		dst = append(dst, `,"rules":`...)
-		dst = appendJSON(dst, r.Charges)
-	}
-	return append(dst, '}')
-}
-
-// appendJSON appends what few records have, through encoding/json.
-func appendJSON(dst []byte, v any) []byte {
-	text, err := json.Marshal(v)
-	if err != nil {
-		panic("events: " + err.Error()) // both types are plain data
-	}
-	return append(dst, text...)
 }
