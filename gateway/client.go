@@ -148,8 +148,8 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 func (c Config) validate() error {
 	var faults []error
 	faults = append(faults, events.CheckToken("name", c.Name), events.CheckToken("prefix", c.Prefix))
-	if c.Shards < 1 || c.Shards > 100 {
-		faults = append(faults, &FieldError{Field: "shards", Value: fmt.Sprint(c.Shards), Want: "1 to 100"})
+	if c.Shards < 1 || c.Shards > events.MaxShards {
+		faults = append(faults, &FieldError{Field: "shards", Value: fmt.Sprint(c.Shards), Want: fmt.Sprint("1 to ", events.MaxShards)})
 	}
 	if c.Timeout < 0 {
 		faults = append(faults, &FieldError{Field: "timeout", Value: c.Timeout.String(), Want: "a positive duration"})

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/internal/events"
@@ -45,6 +44,16 @@ func mustAppend(t *testing.T, a *journal.Appender, lines ...string) uint64 {
 	return seq
 }
 
+func mustAppender(t *testing.T, j *journal.Journal, last uint64, failed func(error)) *journal.Appender {
+	t.Helper()
+	a, err := j.Appender(last, failed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	return a
+}
+
 func unexpected(t *testing.T) func(error) {
 	return func(err error) { t.Errorf("an attempt failed: %v", err) }
 }
@@ -56,7 +65,7 @@ func line(id string) string {
 func TestBlocksComeBackInOrder(t *testing.T) {
 	t.Parallel()
 	j := mustCreate(t, mustJetStream(t))
-	a := j.Appender(0, unexpected(t))
+	a := mustAppender(t, j, 0, unexpected(t))
 	before := time.Now().Add(-time.Second)
 	for i := range 20 {
 		if seq := mustAppend(t, a, line(fmt.Sprint(i, "a")), line(fmt.Sprint(i, "b"))); seq != uint64(i+1) {
@@ -113,7 +122,7 @@ func TestOpenWithoutJournal(t *testing.T) {
 func TestOneOfTwoOwnersIsFenced(t *testing.T) {
 	t.Parallel()
 	j := mustCreate(t, mustJetStream(t))
-	first, second := j.Appender(0, unexpected(t)), j.Appender(0, unexpected(t))
+	first, second := mustAppender(t, j, 0, unexpected(t)), mustAppender(t, j, 0, unexpected(t))
 	mustAppend(t, first, line("1"))
 	if _, err := second.Append(t.Context(), []byte(line("2")+"\n"), 1, 0); !errors.Is(err, journal.ErrFenced) {
 		t.Fatalf("the second owner got %v, want ErrFenced", err)
@@ -128,28 +137,16 @@ func TestOneOfTwoOwnersIsFenced(t *testing.T) {
 // An append whose acknowledgement is lost is tried again and is one block.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t)
-	deaf := testenv.Connect(t, url)
-	js, err := jetstream.New(deaf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j := mustCreate(t, js)
-	// A first attempt that nobody acknowledges: same owner, same place.
-	failures := 0
-	a := j.Appender(0, func(error) { failures++ })
+	j := mustCreate(t, mustJetStream(t))
+	a := mustAppender(t, j, 0, func(error) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // the block is sent, its acknowledgement is not waited for
 	if _, err := a.Append(ctx, []byte(line("1")+"\n"), 1, 0); err == nil {
 		t.Fatal("an append without acknowledgement succeeded")
 	}
-	stored := &nats.Msg{Subject: names.Journal(0), Data: []byte(line("1") + "\n"), Header: journal.Headers(a, 1)}
-	if err := deaf.PublishMsg(stored); err != nil {
-		t.Fatal(err)
-	}
 	testenv.Eventually(t, 5*time.Second, func() error {
 		if extent, err := j.Extent(t.Context()); err != nil || extent.Last != 1 {
-			return fmt.Errorf("extent %+v, %w", extent, err)
+			return fmt.Errorf("extent %+v, error %v", extent, err)
 		}
 		return nil
 	})
@@ -172,7 +169,7 @@ func TestFullJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := make(chan error, 100)
-	a := j.Appender(0, func(err error) {
+	a := mustAppender(t, j, 0, func(err error) {
 		select {
 		case failed <- err:
 		default:

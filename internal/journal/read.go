@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -76,7 +77,12 @@ func (j *Journal) Blocks(ctx context.Context, start Start) (*Blocks, error) {
 	return &Blocks{messages: messages}, nil
 }
 
-// Next waits for the next block, until ctx ends.
+// ErrForeign says that a message of the journal bears no block's headers: no
+// Appender has put it there.
+var ErrForeign = errors.New("not a block")
+
+// Next waits for the next block, until ctx ends. With ErrForeign it returns
+// what is known of the message, and reading can go on.
 func (b *Blocks) Next(ctx context.Context) (Block, error) {
 	msg, err := b.messages.Next(jetstream.NextContext(ctx))
 	if err != nil {
@@ -101,10 +107,10 @@ func newBlock(msg jetstream.Msg) (Block, error) {
 		Body:   string(msg.Data()),
 	}
 	if b.Count, err = strconv.Atoi(header.Get(headerCount)); err != nil {
-		return Block{}, fmt.Errorf("block %d: header %s: %w", b.Seq, headerCount, err)
+		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerCount, err)
 	}
 	if b.ReportSeq, err = strconv.ParseUint(header.Get(headerReport), 10, 64); err != nil {
-		return Block{}, fmt.Errorf("block %d: header %s: %w", b.Seq, headerReport, err)
+		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReport, err)
 	}
 	return b, nil
 }

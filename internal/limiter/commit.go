@@ -1,0 +1,307 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/idgen"
+)
+
+// headerRoom is what a block's headers take of a message at most.
+const headerRoom = 4 << 10
+
+// block is what is decided and not yet in the journal.
+type block struct {
+	max      int    // bytes of body
+	body     []byte // records, one a line
+	records  int
+	answers  []answer
+	text     []byte // the answers' decisions
+	decision []byte // the one under way
+}
+
+// answer is a decision that goes out once its record is in the journal.
+type answer struct {
+	subject  string // of the gateway
+	reply    string // of whoever asked, besides; may be empty
+	from, to int    // in the block's text
+}
+
+// commit decides what comes in, block by block, until stopped is closed and
+// what was taken is committed. ctx bounds the last of it.
+func (l *Limiter) commit(ctx context.Context, stopped <-chan struct{}) error {
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case m := <-l.checks:
+			if err := l.commitBlock(ctx, m, nil); err != nil {
+				return err
+			}
+		case r := <-l.reports:
+			if err := l.commitBlock(ctx, nil, &r); err != nil {
+				return err
+			}
+		case <-sweep.C:
+			now, err := l.now()
+			if err != nil {
+				return err
+			}
+			l.decider.Sweep(now, sweepBudget)
+			l.metrics.windows.Set(float64(l.decider.Windows()))
+		case <-stopped:
+			return l.finish(ctx)
+		}
+	}
+}
+
+// finish commits the checks that are left. Reports are in their stream.
+func (l *Limiter) finish(ctx context.Context) error {
+	for len(l.checks) > 0 {
+		if err := l.commitBlock(ctx, nil, nil); err != nil {
+			return fmt.Errorf("last blocks: %w", err)
+		}
+	}
+	return l.nc.FlushTimeout(drainTimeout)
+}
+
+// commitBlock decides a check or a report, if given, and what else waits, as
+// far as it fits one block, and commits it.
+func (l *Limiter) commitBlock(ctx context.Context, first *nats.Msg, firstReport *report) error {
+	now, err := l.now()
+	if err != nil {
+		return err
+	}
+	room := maxBlock
+	if first != nil {
+		room--
+		if err := l.addCheck(ctx, now, first); err != nil {
+			return err
+		}
+	}
+	if firstReport != nil {
+		room--
+		if err := l.addReport(ctx, now, firstReport); err != nil {
+			return err
+		}
+	}
+	checks := room
+	if len(l.reports) > 0 {
+		checks -= reservedForReports
+	}
+	n, err := l.addChecks(ctx, now, checks)
+	if err != nil {
+		return err
+	}
+	if err := l.addReports(ctx, now, room-n); err != nil {
+		return err
+	}
+	return l.flush(ctx)
+}
+
+// addChecks decides up to most of the checks that wait, and counts them.
+func (l *Limiter) addChecks(ctx context.Context, now time.Time, most int) (int, error) {
+	for n := range most {
+		select {
+		case m := <-l.checks:
+			if err := l.addCheck(ctx, now, m); err != nil {
+				return n, err
+			}
+		default:
+			return n, nil
+		}
+	}
+	return most, nil
+}
+
+// addReports decides up to most of the reports that wait.
+func (l *Limiter) addReports(ctx context.Context, now time.Time, most int) error {
+	for range most {
+		select {
+		case r := <-l.reports:
+			if err := l.addReport(ctx, now, &r); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// now is the owner's clock, in whole microseconds, never going back. It fails
+// when the clock shows a year that ids cannot tell.
+func (l *Limiter) now() (time.Time, error) {
+	l.last = later(l.last, l.config.Clock().UTC().Truncate(time.Microsecond))
+	_, err := idgen.Derive(l.last, l.config.Shard, 0, 0)
+	return l.last, err
+}
+
+// addCheck decides a check. One that is wrong is answered at once; one that was
+// decided before gets the same answer and no record.
+func (l *Limiter) addCheck(ctx context.Context, now time.Time, m *nats.Msg) error {
+	r, err := l.read(m.Subject, m.Data)
+	if err == nil && r.Verdict != "" {
+		err = &events.FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
+	}
+	if err != nil {
+		l.refuse(m, err)
+		return nil
+	}
+	id, before, known, err := l.identify(now, &r)
+	if err != nil {
+		return err
+	}
+	if known {
+		l.metrics.repeated.Inc()
+		l.answer(&r, m.Reply, before)
+		return nil
+	}
+	record := events.Record{Request: r}
+	l.decider.Check(now, &record)
+	return l.add(ctx, now, &record, m.Reply, id)
+}
+
+// addReport decides a report. One that was decided before is dropped, unless
+// it tells what its gateway did: that is recorded and charges nothing.
+func (l *Limiter) addReport(ctx context.Context, now time.Time, r *report) error {
+	err := l.addReportRecord(ctx, now, r)
+	l.reportSeq = r.seq // not before: add may commit what came ahead of it
+	return err
+}
+
+func (l *Limiter) addReportRecord(ctx context.Context, now time.Time, r *report) error {
+	if r.refused != nil {
+		r.refused.At = now
+		l.metrics.refused.WithLabelValues("report").Inc()
+		return l.add(ctx, now, &events.Record{Refused: r.refused}, "", fingerprint{})
+	}
+	id, before, known, err := l.identify(now, &r.request)
+	if err != nil {
+		return err
+	}
+	if known && r.request.Verdict == "" {
+		l.metrics.repeated.Inc()
+		return nil
+	}
+	record := events.Record{Request: r.request}
+	l.decider.Report(now, &record, known && before.verdict == events.Allow)
+	return l.add(ctx, now, &record, "", id)
+}
+
+// identify gives a request without an id one, and looks up what was decided of
+// one with an id.
+func (l *Limiter) identify(now time.Time, r *events.Request) (id fingerprint, before decided, known bool, err error) {
+	if r.ID == "" {
+		minted, err := l.minter.Mint(now)
+		if err != nil {
+			return id, before, false, err
+		}
+		r.ID = minted.String()
+	}
+	id = l.seen.fingerprint(r.Tenant, r.ID)
+	before, known = l.seen.decision(id)
+	return id, before, known, nil
+}
+
+// add puts a record into the block. When it does not fit any more, what is
+// there is committed first.
+func (l *Limiter) add(ctx context.Context, now time.Time, r *events.Record, reply string, id fingerprint) error {
+	b := &l.block
+	from := len(b.body)
+	b.body = append(events.AppendRecord(b.body, r), '\n')
+	if len(b.body) > b.max && b.records > 0 {
+		record := b.body[from:]
+		b.body = b.body[:from]
+		if err := l.flush(ctx); err != nil {
+			return err
+		}
+		b.body = append(b.body, record...)
+	}
+	b.records++
+	if r.Refused != nil {
+		return nil
+	}
+	l.metrics.count(&r.Decision)
+	b.decision = events.AppendDecision(b.decision[:0], &r.Decision)
+	d := decided{r.Decision.Verdict, b.decision}
+	l.seen.add(id, now, d)
+	l.answer(&r.Request, reply, d)
+	return nil
+}
+
+// answer lets a decision out with the block.
+func (l *Limiter) answer(r *events.Request, reply string, d decided) {
+	b := &l.block
+	from := len(b.text)
+	b.text = append(b.text, d.text...)
+	b.answers = append(b.answers, answer{l.subject(d.verdict, r), reply, from, len(b.text)})
+}
+
+// flush appends the block to the journal and then lets its decisions out.
+func (l *Limiter) flush(ctx context.Context) error {
+	b := &l.block
+	if b.records > 0 {
+		sent := time.Now()
+		if _, err := l.appender.Append(ctx, b.body, b.records, l.reportSeq); err != nil {
+			return err
+		}
+		l.metrics.append.Observe(time.Since(sent).Seconds())
+		l.metrics.block.Observe(float64(b.records))
+	}
+	for i := range b.answers {
+		a := &b.answers[i]
+		if err := l.publish(a.subject, b.text[a.from:a.to]); err != nil {
+			return err
+		}
+		if a.reply != "" {
+			if err := l.publish(a.reply, b.text[a.from:a.to]); err != nil {
+				return err
+			}
+		}
+	}
+	clear(b.answers)
+	b.body, b.text, b.answers, b.records = b.body[:0], b.text[:0], b.answers[:0], 0
+	return nil
+}
+
+// publish sends a decision. A gateway that does not get it has its on_error,
+// and can ask again: it is in the journal.
+func (l *Limiter) publish(subject string, decision []byte) error {
+	err := l.nc.Publish(subject, decision)
+	if err != nil && !l.nc.IsClosed() {
+		l.metrics.unsent.Inc()
+		l.log.Debug("decision not sent", zap.String("subject", subject), zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+// subject returns where a gateway follows its decisions.
+func (l *Limiter) subject(v events.Verdict, r *events.Request) string {
+	key := address{v, r.Tenant, r.Gateway}
+	if s, ok := l.subjects[key]; ok {
+		return s
+	}
+	if len(l.subjects) >= maxSubjects {
+		clear(l.subjects)
+	}
+	s := l.config.Names.Decision(v, r.Tenant, r.Gateway)
+	key = address{v, string([]byte(r.Tenant)), string([]byte(r.Gateway))} // not the payload's memory
+	l.subjects[key] = s
+	return s
+}
+
+// address is what a decision's subject is made of.
+type address struct {
+	verdict         events.Verdict
+	tenant, gateway string
+}
+
+// maxSubjects bounds the subjects that are kept ready.
+const maxSubjects = 10_000

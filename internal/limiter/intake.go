@@ -1,0 +1,155 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/problem"
+)
+
+const (
+	// maxWaiting bounds the checks that wait: a fifth of a second's worth, when
+	// every gateway has long given up. What comes on top is dropped.
+	maxWaiting = 8192
+	// reportsAhead bounds the reports that the server sends ahead.
+	reportsAhead = 1024
+)
+
+// report is a request that nobody waits for, or what stood in its place.
+type report struct {
+	request events.Request
+	seq     uint64          // in the reports stream
+	refused *events.Refusal // why it is none; request is then empty
+}
+
+// read decodes and validates a request that came on a subject.
+func (l *Limiter) read(subject string, payload []byte) (events.Request, error) {
+	origin, err := l.config.Names.ParseOrigin(subject)
+	if err != nil {
+		return events.Request{}, err
+	}
+	if own := events.Shard(origin.Tenant, l.config.Shards); origin.Shard != own {
+		return events.Request{}, &events.FieldError{Field: "subject's shard", Value: strconv.Itoa(origin.Shard),
+			Want: fmt.Sprintf("%d: tenant %s is there, of %d shards", own, origin.Tenant, l.config.Shards)}
+	}
+	r, err := events.DecodeRequest(payload, false)
+	if err != nil {
+		return r, err
+	}
+	if r.Tenant != "" && r.Tenant != origin.Tenant {
+		return r, &events.FieldError{Field: "tenant", Value: r.Tenant, Want: "the subject's, " + origin.Tenant}
+	}
+	if r.Gateway != "" && r.Gateway != origin.Gateway {
+		return r, &events.FieldError{Field: "gateway", Value: r.Gateway, Want: "the subject's, " + origin.Gateway}
+	}
+	r.Tenant, r.Gateway = origin.Tenant, origin.Gateway
+	return r, r.Validate()
+}
+
+// refuse answers a check that cannot be decided, if somebody waits for it. The
+// answer is an error of the NATS services protocol with problem details.
+func (l *Limiter) refuse(m *nats.Msg, reason error) {
+	const status = http.StatusBadRequest
+	l.metrics.refused.WithLabelValues("check").Inc()
+	l.log.Debug("check refused", zap.String("subject", m.Subject), zap.Error(reason))
+	if m.Reply == "" {
+		return
+	}
+	details := problem.Details{Status: status, Detail: reason.Error()}
+	answer := &nats.Msg{Subject: m.Reply, Data: details.Append(nil), Header: nats.Header{
+		micro.ErrorHeader:     {http.StatusText(status)},
+		micro.ErrorCodeHeader: {strconv.Itoa(status)},
+	}}
+	if err := l.nc.PublishMsg(answer); err != nil {
+		l.log.Debug("refusal not sent", zap.Error(err))
+	}
+}
+
+// createReports makes the stream that keeps reports until they are decided.
+// It keeps them for a shorter time than the journal keeps blocks, so that a
+// journal that has run empty has nothing to resume after.
+func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
+	names := l.config.Names
+	stream, err := l.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        names.ReportsStream(),
+		Description: "requests that nobody waits for, until the limiter has decided them",
+		Subjects:    []string{names.AllReports()},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxAge:      l.config.JournalAge / 2,
+		MaxMsgSize:  events.MaxPayload,
+		Storage:     jetstream.FileStorage,
+		Duplicates:  Horizon,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make stream %s: %w", names.ReportsStream(), err)
+	}
+	return stream, nil
+}
+
+// takeReports hands reports to the committing goroutine, in order, from the one
+// after the last that the journal has applied, until ctx ends.
+func (l *Limiter) takeReports(ctx context.Context, stream jetstream.Stream, next uint64) error {
+	again := backoff.WithContext(backoff.NewExponentialBackOff(
+		backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0)), ctx)
+	read := func() error {
+		var err error
+		next, err = l.readReports(ctx, stream, next)
+		again.Reset()
+		return err
+	}
+	failed := func(err error, _ time.Duration) { l.log.Warn("reports", zap.Error(err)) }
+	if err := backoff.RetryNotify(read, again, failed); ctx.Err() == nil {
+		return fmt.Errorf("reports: %w", err)
+	}
+	return nil
+}
+
+// readReports reads from sequence next on and returns the one to go on from.
+func (l *Limiter) readReports(ctx context.Context, stream jetstream.Stream, next uint64) (uint64, error) {
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{l.config.Names.Reports(l.config.Shard)},
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    max(next, 1),
+	})
+	if err != nil {
+		return next, err
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(reportsAhead))
+	if err != nil {
+		return next, err
+	}
+	defer messages.Stop()
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return next, err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return next, err
+		}
+		r := report{seq: meta.Sequence.Stream}
+		if r.request, err = l.read(m.Subject(), m.Data()); err != nil {
+			r.refused = &events.Refusal{Subject: m.Subject(), Payload: m.Data(), Error: err.Error()}
+		} else if r.request.Time.IsZero() {
+			r.request.Time = meta.Timestamp.UTC().Truncate(time.Microsecond)
+		}
+		select {
+		case l.reports <- r:
+			next = r.seq + 1
+		case <-ctx.Done():
+			return next, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,53 @@
+package limiter
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+type metrics struct {
+	decisions      *prometheus.CounterVec
+	refused        *prometheus.CounterVec
+	repeated       prometheus.Counter
+	unsent         prometheus.Counter
+	append         prometheus.Histogram
+	appendFailures prometheus.Counter
+	block          prometheus.Histogram
+	windows        prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer, l *Limiter) *metrics {
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_limiter_decisions_total", Help: "Requests decided, by verdict and reason."}, []string{"verdict", "reason"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_limiter_refused_total", Help: "Events that could not be decided, by kind: check or report."}, []string{"kind"}),
+		repeated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_repeated_total", Help: "Requests whose id was decided before."}),
+		unsent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_unsent_total", Help: "Decisions that are in the journal and could not be published."}),
+		append: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_limiter_append_seconds", Help: "Time until the journal had a block.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
+		appendFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_append_failures_total", Help: "Attempts to append a block that failed and were tried again."}),
+		block: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_limiter_block_records", Help: "Records in a block.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
+		windows: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_windows", Help: "Windows in memory."}),
+	}
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."},
+		func() float64 { return float64(len(l.checks)) })
+	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(l.config.Shard)}, r)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, waiting)
+	return m
+}
+
+func (m *metrics) count(d *events.Decision) {
+	m.decisions.WithLabelValues(string(d.Verdict), string(d.Reason)).Inc()
+}

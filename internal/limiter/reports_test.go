@@ -1,0 +1,131 @@
+package limiter_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/testenv"
+)
+
+// report publishes reports and waits until they are records.
+func report(t *testing.T, js jetstream.JetStream, want int, payloads ...string) []events.Record {
+	t.Helper()
+	for _, p := range payloads {
+		if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), []byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []events.Record
+	testenv.Eventually(t, 5*time.Second, func() error {
+		if all = records(t, js.Conn()); len(all) < want {
+			return fmt.Errorf("%d records, want %d", len(all), want)
+		}
+		return nil
+	})
+	if len(all) != want {
+		t.Fatalf("%d records, want %d", len(all), want)
+	}
+	return all
+}
+
+func TestReports(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := start(t, nc, nil)
+	old := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+	all := report(t, js, 7,
+		`{"id":"1","user":"42","status":200,"latency_us":1500}`,
+		`{"id":"1","user":"42"}`, // comes twice, counts once
+		`{"id":"2","user":"42","time":"`+old+`"}`,
+		`{"id":"3","user":"42","verdict":"deny","reason":"local","count":17}`,
+		`{"id":"4","user":"42","verdict":"allow","reason":"timeout"}`,
+		`{"id":"5","user":42}`,
+		`{"id":"6","user":"42","cost":300,"verdict":"allow","reason":"timeout"}`,
+		`{"id":"7","user":"42"}`,
+	)
+	for i, want := range []struct {
+		verdict   events.Verdict
+		reason    events.Reason
+		cost      int64
+		remaining int64
+	}{
+		{events.Allow, events.ReasonRule, 1, 255},
+		{events.Allow, events.ReasonLate, 1, 0},
+		{events.Deny, events.ReasonLocal, 0, 0},
+		{events.Allow, events.ReasonTimeout, 1, 254},
+		{}, // refused
+		{events.Allow, events.ReasonTimeout, 254, 0},
+		{events.Deny, events.ReasonRule, 1, 0},
+	} {
+		d := all[i].Decision
+		if d.Verdict != want.verdict || d.Reason != want.reason || d.Cost != want.cost || d.Remaining != want.remaining {
+			t.Errorf("record %d: %s, want %+v", i, events.AppendRecord(nil, &all[i]), want)
+		}
+	}
+	if refused := all[4].Refused; refused == nil || string(refused.Payload) != `{"id":"5","user":42}` || refused.Subject != "weir.report.0.acme.g" {
+		t.Errorf("the report that is wrong: %+v", refused)
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A limiter that starts applies none again and misses none.
+	if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), []byte(`{"id":"8","user":"7"}`)); err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	all = report(t, js, 9, `{"id":"9","user":"7"}`)
+	if d := all[8].Decision; d.ID != "9" || d.Remaining != 254 {
+		t.Errorf("after a restart: %+v", d)
+	}
+}
+
+// A check that its gateway gave up on and that was decided all the same is
+// charged once.
+func TestTimeoutOfADecidedCheckIsFree(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	ask(t, nc, "acme", `{"id":"1","user":"42"}`)
+	all := report(t, js, 2, `{"id":"1","user":"42","verdict":"allow","reason":"timeout"}`)
+	if d := all[1].Decision; d.Cost != 0 || d.Reason != events.ReasonTimeout {
+		t.Errorf("the report: %+v", d)
+	}
+	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 254 {
+		t.Errorf("the next check: %+v, want 254 left", d)
+	}
+}
+
+// A reports stream that was made anew is read from its beginning.
+func TestReportsStreamMadeAnew(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := start(t, nc, nil)
+	report(t, js, 3, `{"id":"1"}`, `{"id":"2"}`, `{"id":"3"}`)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), names.ReportsStream()); err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	if all := report(t, js, 4, `{"id":"4"}`); all[3].Request.ID != "4" {
+		t.Errorf("the last record: %+v", all[3].Request)
+	}
+}

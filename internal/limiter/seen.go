@@ -1,0 +1,98 @@
+package limiter
+
+import (
+	"hash/maphash"
+	"time"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+const (
+	// seenBytes bounds the decisions that a generation remembers: some 150,000.
+	seenBytes = 32 << 20
+	// Horizon is how long a request id is remembered at least, unless more
+	// than seenBytes of decisions were made within it.
+	Horizon = 2 * time.Minute
+)
+
+// seen remembers the decisions of request ids, as they went out, so that a
+// request that comes again gets the same answer and is charged once.
+//
+// There are two generations. When the younger has lasted for the horizon, or
+// is full, it becomes the older, and what the older knew is forgotten. Neither
+// holds pointers, so that the garbage collector passes them by.
+type seen struct {
+	seeds        [2]maphash.Seed
+	young, old   generation
+	sinceRotated time.Time
+}
+
+type generation struct {
+	at   map[fingerprint]span
+	text []byte
+}
+
+// fingerprint stands for a tenant's request id: 128 bits of keyed hash, so that
+// nobody can choose two ids that look alike.
+type fingerprint [2]uint64
+
+type span struct {
+	from, to uint32
+	deny     bool
+}
+
+// decided is a decision that was made: its verdict, and its JSON.
+type decided struct {
+	verdict events.Verdict
+	text    []byte
+}
+
+func newSeen() *seen {
+	return &seen{
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		young: generation{at: make(map[fingerprint]span)},
+		old:   generation{at: make(map[fingerprint]span)},
+	}
+}
+
+func (s *seen) fingerprint(tenant, id string) fingerprint {
+	var f fingerprint
+	for i, seed := range s.seeds {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		_, _ = h.WriteString(tenant)
+		_ = h.WriteByte(0) // no tenant holds one
+		_, _ = h.WriteString(id)
+		f[i] = h.Sum64()
+	}
+	return f
+}
+
+// decision returns the decision that was made of an id, if it is remembered.
+// Its text is valid until the next add.
+func (s *seen) decision(f fingerprint) (decided, bool) {
+	g := &s.young
+	at, ok := g.at[f]
+	if !ok {
+		g = &s.old
+		at, ok = g.at[f]
+	}
+	d := decided{events.Allow, g.text[at.from:at.to]}
+	if at.deny {
+		d.verdict = events.Deny
+	}
+	return d, ok
+}
+
+// add remembers a decision made at now.
+func (s *seen) add(f fingerprint, now time.Time, d decided) {
+	if now.Sub(s.sinceRotated) > Horizon || len(s.young.text)+len(d.text) > seenBytes {
+		s.young, s.old = s.old, s.young
+		clear(s.young.at)
+		s.young.text = s.young.text[:0]
+		s.sinceRotated = now
+	}
+	from := len(s.young.text)
+	s.young.text = append(s.young.text, d.text...)
+	s.young.at[f] = span{uint32(from), uint32(len(s.young.text)), d.verdict == events.Deny}
+}
