@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// ErrNoPostgres: the machine has no Postgres server to run. The text tells how
-// to install one.
+// ErrNoPostgres means that the machine has no Postgres server to run. Its text
+// tells how to install one.
 var ErrNoPostgres = errors.New("no Postgres server is installed: run `sudo apt-get install postgresql` " +
 	"(Fedora: `sudo dnf install postgresql-server`, Alpine: `apk add postgresql`, macOS: `brew install postgresql`)")
 

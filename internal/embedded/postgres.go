@@ -226,14 +226,12 @@ func (c *cluster) postmaster() (pid int, state string, err error) {
 		return 0, "", err
 	}
 	lines := strings.Split(string(text), "\n")
-	pid, err = strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil {
-		return 0, "", nil // being written, or cut short by a crash: Postgres tells
-	}
 	if len(lines) > 7 {
 		state = strings.TrimSpace(lines[7])
 	}
-	return pid, state, nil
+	// No number: being written, or cut short by a crash, which Postgres tells.
+	pid, _ = strconv.Atoi(strings.TrimSpace(lines[0]))
+	return max(pid, 0), state, nil
 }
 
 // ready waits until the server answers, and has the database.

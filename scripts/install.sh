@@ -1,0 +1,74 @@
+#!/bin/sh
+# Installs what Weir needs on this machine and the machine lacks. Arguments:
+#   run    Postgres: its server programs; no cluster of the system is made
+#   test   besides, a C compiler, which go test -race needs
+set -eu
+
+has_postgres() {
+	for bin in "$(dirname "$(command -v postgres || echo /)")" "$(pg_config --bindir 2>/dev/null || echo /)" \
+		/usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/libexec/postgresql* \
+		/opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do
+		[ -x "$bin/postgres" ] && [ -x "$bin/initdb" ] && return 0
+		# A link in PATH may leave its companions where it points.
+		[ -x "$bin/postgres" ] && [ -x "$(dirname "$(readlink -f "$bin/postgres")")/initdb" ] && return 0
+	done
+	return 1
+}
+
+has_compiler() {
+	command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null
+}
+
+missing=
+has_postgres || missing="postgresql"
+if [ "${1:-run}" = test ] && ! has_compiler; then
+	missing="$missing gcc libc6-dev"
+fi
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	cat >&2 <<-MESSAGE
+		install.sh: missing here: $missing. Install with
+		  Fedora: sudo dnf install postgresql-server gcc
+		  Alpine: sudo apk add postgresql gcc musl-dev
+		  macOS:  brew install postgresql
+		and start again.
+	MESSAGE
+	exit 1
+fi
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		echo "install.sh: missing here: $missing. As root: apt-get update && apt-get install $missing" >&2
+		exit 1
+	fi
+}
+
+echo "install.sh: installing $missing" >&2
+install() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@"
+}
+as_root apt-get update
+case $missing in
+*postgresql*)
+	# Only the programs are wanted, so the package must not make a cluster of
+	# its own and start it. It reads this setting from the common package.
+	install postgresql-common
+	conf=/etc/postgresql-common/createcluster.conf
+	if grep -q '^ *create_main_cluster' "$conf" 2>/dev/null; then
+		install postgresql
+	else
+		echo 'create_main_cluster = false' | as_root tee -a "$conf" >/dev/null
+		status=0
+		install postgresql || status=$?
+		as_root sed -i '/^create_main_cluster = false$/d' "$conf"
+		[ "$status" = 0 ] || exit "$status"
+	fi
+	;;
+esac
+# shellcheck disable=SC2086 # a list of words
+install $missing
