@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -16,6 +17,23 @@ const (
 	policyKey     = "policy"
 	policyHistory = 64 // revisions kept, the most that a bucket can
 )
+
+// OpenPolicy applies the policy file at path, if there is one, and returns the
+// newest policy.
+func OpenPolicy(ctx context.Context, js jetstream.JetStream, names events.Names, path string) (*policy.Policy, error) {
+	if path == "" {
+		return LoadPolicy(ctx, js, names)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	p, err := ApplyPolicy(ctx, js, names, text)
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", path, err)
+	}
+	return p, nil
+}
 
 // ApplyPolicy parses a policy's text and, unless it is what runs already, makes
 // it the newest revision. A text that does not parse changes nothing.
