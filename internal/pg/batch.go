@@ -46,6 +46,7 @@ const (
 type Batch struct {
 	from, to Cursor
 	rows     []byte // as COPY takes them
+	held     int    // bytes of the records' lines
 	places   []placed
 	dead     []deadLetter
 	gaps     []Gap
@@ -78,12 +79,14 @@ func (b *Batch) Add(id idgen.ID, p Place, r *events.Record) {
 	if d := p.Stored.Truncate(day); !slices.Contains(b.days, d) {
 		b.days = append(b.days, d)
 	}
+	b.held += len(p.Line)
 	b.to.Records++
 }
 
 // Bury adds a record as a dead letter.
 func (b *Batch) Bury(p Place, why error) {
 	b.dead = append(b.dead, deadLetter{p, why.Error()})
+	b.held += len(p.Line)
 	b.to.Records++
 }
 
@@ -106,14 +109,15 @@ func (b *Batch) To() Cursor { return b.to }
 func (b *Batch) Len() int { return len(b.places) + len(b.dead) }
 
 // Bytes returns about how much memory the batch takes.
-func (b *Batch) Bytes() int { return len(b.rows) + 128*b.Len() }
+func (b *Batch) Bytes() int { return len(b.rows) + b.held + 128*b.Len() }
 
 // Gaps returns how many gaps the batch has.
 func (b *Batch) Gaps() int { return len(b.gaps) }
 
 // Stored is what became of a batch.
 type Stored struct {
-	Rows        int
+	Rows        int // new ones
+	Present     int // that were there already: the cursor had been moved back by hand
 	DeadLetters int
 }
 
@@ -139,37 +143,47 @@ func (db *DB) Commit(ctx context.Context, b *Batch) (Stored, error) {
 	return stored, nil
 }
 
-// copying stores the rows of a batch and returns those it could not store.
-type copying func(context.Context, pgx.Tx, *Batch) ([]deadLetter, error)
+// copying stores the rows of a batch.
+type copying func(context.Context, pgx.Tx, *Batch) (unstored, error)
+
+// unstored are the rows of a batch that were not stored.
+type unstored struct {
+	refused []deadLetter // for what they hold
+	present int          // a row of the same place is there already
+}
 
 func (db *DB) commit(ctx context.Context, b *Batch, rows copying) (Stored, error) {
-	var refused []deadLetter
+	var not unstored
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		// First, so that of two writers one waits for the other and stores nothing.
 		err := moveCursor(ctx, tx, b.from, b.to)
 		if err == nil {
-			refused, err = rows(ctx, tx, b)
+			not, err = rows(ctx, tx, b)
 		}
 		if err == nil {
-			err = bury(ctx, tx, b.to, slices.Concat(b.dead, refused))
+			err = bury(ctx, tx, b.to, slices.Concat(b.dead, not.refused))
 		}
 		if err == nil {
 			err = recordGaps(ctx, tx, b.from.Shard, b.gaps)
 		}
 		return err
 	})
-	return Stored{Rows: len(b.places) - len(refused), DeadLetters: len(b.dead) + len(refused)}, err
+	return Stored{
+		Rows:        len(b.places) - len(not.refused) - not.present,
+		Present:     not.present,
+		DeadLetters: len(b.dead) + len(not.refused),
+	}, err
 }
 
-func copyAll(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
-	return nil, b.copy(ctx, tx, 0, len(b.places))
+func copyAll(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
+	return unstored{}, b.copy(ctx, tx, 0, len(b.places))
 }
 
 // copySound stores what Postgres takes. It finds the rows that it does not take
 // by halving: a bad row costs about two copies of the batch, and all rows bad
 // two commands a row.
-func copySound(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
-	var refused []deadLetter
+func copySound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
+	var not unstored
 	var try func(from, to int) error
 	try = func(from, to int) error {
 		if _, err := tx.Exec(ctx, `SAVEPOINT part`); err != nil {
@@ -187,7 +201,11 @@ func copySound(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
 			return err
 		}
 		if to-from == 1 {
-			refused = append(refused, deadLetter{b.places[from].Place, bad.Error()})
+			if duplicate(bad) {
+				not.present++
+			} else {
+				not.refused = append(not.refused, deadLetter{b.places[from].Place, bad.Error()})
+			}
 			return nil
 		}
 		half := from + (to-from)/2
@@ -197,7 +215,7 @@ func copySound(ctx context.Context, tx pgx.Tx, b *Batch) ([]deadLetter, error) {
 		return try(half, to)
 	}
 	err := try(0, len(b.places))
-	return refused, err
+	return not, err
 }
 
 // copy stores the rows from one place up to another.

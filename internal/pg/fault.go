@@ -51,6 +51,12 @@ func faultyData(err error) bool {
 	return false
 }
 
+// duplicate tells whether a row of the same time and id is there.
+func duplicate(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == "23505"
+}
+
 // missingPartition tells whether a row found no partition. Postgres calls that
 // a violated check, one without a name.
 func missingPartition(err *pgconn.PgError) bool {

@@ -256,6 +256,28 @@ func TestCursorIsComparedAndSet(t *testing.T) {
 	}
 }
 
+// A record that is a row stays that one row when it is stored again.
+func TestRowsStoredAgainAreThereOnce(t *testing.T) {
+	db, conn := mustMigrated(t)
+	start := mustCursor(t, db)
+	var b pg.Batch
+	b.Reset(start)
+	add(t, &b, 1, stored, record("a"), record("b"))
+	if _, err := db.Commit(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, conn, `DELETE FROM writer_cursor; DELETE FROM requests WHERE request_id = 'b'`)
+	if err := db.StartCursor(t.Context(), 0, stream); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := db.Commit(t.Context(), &b); err != nil || got != (pg.Stored{Rows: 1, Present: 1}) {
+		t.Fatalf("commit: %+v, %v", got, err)
+	}
+	if n := count(t, conn, "requests"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 // Each of many writers that begin at the same cursor stores the block, or
 // finds that another did.
 func TestOneOfManyWritersStores(t *testing.T) {
