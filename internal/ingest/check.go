@@ -1,0 +1,98 @@
+package ingest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/problem"
+)
+
+// statusGone is counted, never sent: the client did not wait for the answer.
+const statusGone = 499
+
+// buffers hold bodies and answers of checks.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// check answers POST /v1/check. The request's id is only ever the body's: an
+// X-Request-Id often comes from the end user, who could repeat one to be
+// charged once.
+func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
+	buffer := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(buffer)
+	buffer.Reset()
+	if code := readBody(w, r, buffer, events.MaxPayload); code != 0 {
+		return code
+	}
+	request, err := events.DecodeRequest(buffer.Bytes(), s.strict(r))
+	if err != nil {
+		return s.refuseCheck(w, err)
+	}
+	start := time.Now()
+	decision, err := s.gateway.Check(r.Context(), request)
+	switch _, wrong := errors.AsType[*events.FieldError](err); {
+	case err == nil:
+	case wrong:
+		return s.refuseCheck(w, err)
+	case r.Context().Err() != nil:
+		return statusGone
+	default:
+		return later(w, "No decision can be asked for: "+err.Error()+".")
+	}
+	s.metrics.decided(decision.Verdict, time.Since(start))
+	buffer.Reset()
+	return answer(w, &decision, buffer.AvailableBuffer())
+}
+
+func (s *Server) strict(r *http.Request) bool {
+	return s.config.Strict || r.URL.RawQuery != "" && r.URL.Query().Get("strict") == "1"
+}
+
+// answer writes a decision, and appends it to dst on the way.
+func answer(w http.ResponseWriter, d *events.Decision, dst []byte) int {
+	setLimits(w.Header(), d)
+	body := events.AppendDecision(dst, d)
+	if d.Verdict != events.Deny {
+		header := w.Header()
+		header["Content-Type"] = jsonType
+		header["Content-Length"] = []string{strconv.Itoa(len(body) + 1)}
+		_, _ = w.Write(append(body, '\n')) // a client that went away needs no answer
+		return http.StatusOK
+	}
+	denied := problem.Details{Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded"}
+	if d.Reason == events.ReasonTimeout {
+		denied = problem.Details{Type: reducedCapacity, Title: "Request cannot be satisfied due to temporary server capacity constraints"}
+	}
+	denied.Status, denied.Detail, denied.More = http.StatusTooManyRequests, denial(d), body
+	problem.Write(w, denied)
+	return denied.Status
+}
+
+var jsonType = []string{"application/json"}
+
+// The problem types of draft-ietf-httpapi-ratelimit-headers.
+const (
+	quotaExceeded   = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	reducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+)
+
+// denial says to a person why a request may not pass.
+func denial(d *events.Decision) string {
+	switch {
+	case d.Reason == events.ReasonTimeout:
+		return "No decision came in time, and a request without one is denied."
+	case d.RetryAfterMS > 0:
+		if n := seconds(d.RetryAfterMS); n > 1 {
+			return "Request was throttled. Expected available in " + strconv.FormatInt(n, 10) + " seconds."
+		}
+		return "Request was throttled. Expected available in 1 second."
+	case d.Rule != "":
+		return fmt.Sprintf("Request was throttled. It can never pass: it costs %d, and rule %s admits %d in a window.", d.Cost, d.Rule, d.Limit)
+	}
+	return "Request was throttled."
+}

@@ -1,0 +1,68 @@
+package ingest
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+// setLimits tells of the rule that bound a request, if any did, in the headers
+// most clients know and in those of draft-ietf-httpapi-ratelimit-headers. All
+// times are in seconds, rounded up. The names are spelled as they are usually
+// written.
+func setLimits(h http.Header, d *events.Decision) {
+	if d.Verdict == events.Deny && (d.RetryAfterMS > 0 || d.Reason == events.ReasonTimeout) {
+		h["Retry-After"] = []string{decimal(max(seconds(d.RetryAfterMS), 1))}
+	}
+	if d.Rule == "" {
+		return
+	}
+	name := appendString(make([]byte, 0, 64), d.Rule)
+	policy := appendParam(name, 'q', d.Limit)
+	policy = appendParam(policy, 'w', max(seconds(d.WindowMS), 1))
+	limit, remaining, reset := decimal(d.Limit), decimal(d.Remaining), decimal(seconds(d.ResetMS))
+	values := [...]string{limit, remaining, reset, string(policy), ""}
+	left := appendParam(name, 'r', d.Remaining)
+	values[4] = string(appendParam(left, 't', seconds(d.ResetMS)))
+	h["X-RateLimit-Limit"] = values[0:1:1]
+	h["X-RateLimit-Remaining"] = values[1:2:2]
+	h["X-RateLimit-Reset"] = values[2:3:3]
+	h["RateLimit-Policy"] = values[3:4:4]
+	h["RateLimit"] = values[4:5:5]
+}
+
+// seconds rounds up.
+func seconds(ms int64) int64 {
+	if ms <= 0 {
+		return 0
+	}
+	return (ms-1)/1000 + 1
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
+
+// maxInteger is the largest Integer of a structured field (RFC 9651, 3.3.1).
+const maxInteger = 999_999_999_999_999
+
+func appendParam(dst []byte, name byte, value int64) []byte {
+	return strconv.AppendInt(append(dst, ';', name, '='), min(value, maxInteger), 10)
+}
+
+// appendString appends a String of a structured field (RFC 9651, 3.3.3), which
+// is ASCII alone: bytes beyond are written as %XX.
+func appendString(dst []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	dst = append(dst, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c < ' ' || c > '~':
+			dst = append(dst, '%', digits[c>>4], digits[c&15])
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return append(dst, '"')
+}

@@ -1,0 +1,47 @@
+package ingest
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	refused  *prometheus.CounterVec
+	stored   prometheus.Counter
+	check    *prometheus.HistogramVec
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_ingest_requests_total", Help: "HTTP requests answered, by endpoint and status; 499 is a client that did not wait."}, []string{"handler", "code"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_ingest_refused_total", Help: "Request events refused, by the field that is wrong."}, []string{"field"}),
+		stored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_ingest_reports_stored_total", Help: "Reports acknowledged as stored."}),
+		check: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "weir_ingest_check_seconds", Help: "Time until a check had its decision, by verdict.",
+			Buckets: prometheus.ExponentialBuckets(100e-6, 2, 14)}, []string{"verdict"}),
+	}
+	r.MustRegister(m.requests, m.refused, m.stored, m.check)
+	return m
+}
+
+func (m *metrics) decided(v events.Verdict, took time.Duration) {
+	m.check.WithLabelValues(string(v)).Observe(took.Seconds())
+}
+
+// refuse counts one request event, by the first field that is wrong.
+// The fields are those of a Request: no sender can make up another.
+func (m *metrics) refuse(err error) {
+	field := "body"
+	if fault, ok := errors.AsType[*events.FieldError](err); ok && fault.Field != "" {
+		field = fault.Field
+	}
+	m.refused.WithLabelValues(field).Inc()
+}
