@@ -1,0 +1,93 @@
+// Writer copies every shard's journal into Postgres and answers queries.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/internal/bus"
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/pg"
+	"github.com/weirhq/weir/internal/serve"
+	"github.com/weirhq/weir/internal/writer"
+)
+
+// flags go before the environment, and that before the defaults.
+type flags struct {
+	NATS     string `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
+	Postgres string `help:"URL of the Postgres database." required:"" env:"WEIR_POSTGRES" name:"postgres"`
+	Prefix   string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	Shards   int    `help:"Number of shards; all of them are written." default:"1" env:"WEIR_SHARDS"`
+	HTTPAddr string `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
+	Insecure bool   `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "writer:", err)
+		os.Exit(1) // nowhere else: run's defers are done
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	var f flags
+	parser, err := kong.New(&f, kong.Name("writer"), kong.Description("Copies Weir's journal into Postgres and answers queries."))
+	if err != nil {
+		return err
+	}
+	if _, err := parser.Parse(args); err != nil {
+		return fmt.Errorf("%w (see 'writer --help')", err)
+	}
+	config := writer.DefaultConfig()
+	config.Names, config.Shards = events.Names{Prefix: f.Prefix}, f.Shards
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	log, err := zap.NewProduction()
+	if err != nil {
+		return err
+	}
+	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
+	if err != nil {
+		return err
+	}
+	defer listener.Close() //nolint:errcheck // serve.Run closes it; this is for when that is not reached
+	database := pg.DefaultConfig()
+	database.URL = f.Postgres
+	db, err := pg.Open(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	nc, err := bus.Connect(ctx, f.NATS, "weir-writer", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	w := writer.New(config, writer.Parts{DB: db, JetStream: js, Log: log, Metrics: registry})
+
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.Run(inner) })
+	group.Go(func() error { return serve.Run(inner, listener, w.Handler(), log.Named("http")) })
+	err = group.Wait()
+	log.Info("ended", zap.Error(err))
+	return err
+}
