@@ -3,9 +3,7 @@ package ingest_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -68,10 +66,7 @@ type client interface {
 
 func mustServe(tb testing.TB, config ingest.Config, c client, connected bool) edge {
 	tb.Helper()
-	server, err := ingest.New(config, c, func() bool { return connected }, prometheus.NewRegistry(), zap.NewNop())
-	if err != nil {
-		tb.Fatal(err)
-	}
+	server := ingest.New(config, c, func() bool { return connected }, prometheus.NewRegistry(), zap.NewNop())
 	e := edge{httptest.NewServer(server.Handler()), server.Handler()}
 	tb.Cleanup(e.Close)
 	return e
@@ -132,7 +127,7 @@ func (e edge) counted(tb testing.TB, lines ...string) {
 }
 
 func TestEndpoints(t *testing.T) {
-	e := mustServe(t, ingest.DefaultConfig(), deciding(allowed), false)
+	e := mustServe(t, ingest.Config{}, deciding(allowed), false)
 	for _, tt := range []struct {
 		method, path string
 		code         int
@@ -141,12 +136,12 @@ func TestEndpoints(t *testing.T) {
 	}{
 		{"GET", "/v1/check", 405, "Allow: POST", "/v1/check takes POST, found GET."},
 		{"DELETE", "/v1/reports", 405, "Allow: POST", "/v1/reports takes POST, found DELETE."},
-		{"POST", "/healthz", 405, "Allow: GET, HEAD", "/healthz takes GET, HEAD, found POST."},
+		{"POST", "/healthz", 404, "", "There is no POST /healthz."},
 		{"GET", "/healthz", 200, "Content-Type: text/plain; charset=utf-8", "ok\n"},
-		{"GET", "/readyz", 503, "Retry-After: 1", "There is no connection to NATS."},
-		{"GET", "/v2/check", 404, "", "There is no /v2/check. There are POST /v1/check, POST /v1/reports"},
-		{"POST", "/", 404, "", "There is no /. There are"},
-		{"GET", "/metrics", 200, "", `weir_ingest_requests_total{code="404",handler="none"} 2`},
+		{"GET", "/readyz", 503, "Retry-After: 1", "there is no connection to NATS"},
+		{"GET", "/v2/check", 404, "", "There is no GET /v2/check. There are POST /v1/check, POST /v1/reports"},
+		{"POST", "/", 404, "", "There is no POST /. There are"},
+		{"GET", "/metrics", 200, "", `weir_ingest_requests_total{code="404",handler="none"} 3`},
 	} {
 		t.Run(tt.method+tt.path, func(t *testing.T) {
 			r, err := http.NewRequestWithContext(t.Context(), tt.method, e.URL+tt.path, nil)
@@ -161,112 +156,9 @@ func TestEndpoints(t *testing.T) {
 			}
 		})
 	}
-	ready := mustServe(t, ingest.DefaultConfig(), deciding(allowed), true)
+	ready := mustServe(t, ingest.Config{}, deciding(allowed), true)
 	resp, err := ready.Client().Get(ready.URL + "/readyz")
 	if a := read(t, resp, err); a.code != 200 {
 		t.Errorf("ready with a connection: %d %s", a.code, a.body)
-	}
-}
-
-func TestConfigNamesEveryFault(t *testing.T) {
-	for _, tt := range []struct {
-		addr     string
-		insecure bool
-		want     []string // nothing: no fault
-	}{
-		{"127.0.0.1:8080", false, nil},
-		{"[::1]:0", false, nil},
-		{"localhost:8080", false, nil},
-		{"0.0.0.0:8080", true, nil},
-		{":8080", true, nil},
-		{":8080", false, []string{`want a loopback host such as 127.0.0.1, found ""`, "--insecure"}},
-		{"192.0.2.7:99999", false, []string{"want a port from 0 to 65535", "want a loopback host"}},
-		{"example.org:http", false, []string{"want a loopback host"}},
-		{"127.0.0.1", false, []string{`want host:port, found "127.0.0.1"`}},
-		{"127.0.0.1:", false, []string{"want a port"}},
-	} {
-		err := ingest.Config{Addr: tt.addr, Insecure: tt.insecure}.Validate()
-		if (err == nil) != (tt.want == nil) {
-			t.Errorf("%q, insecure %v: %v", tt.addr, tt.insecure, err)
-		}
-		for _, want := range tt.want {
-			if err != nil && !strings.Contains(err.Error(), want) {
-				t.Errorf("%q: %v lacks %q", tt.addr, err, want)
-			}
-		}
-	}
-	if _, err := ingest.New(ingest.Config{}, deciding(allowed), nil, prometheus.NewRegistry(), zap.NewNop()); err == nil {
-		t.Error("New takes a config that is not valid")
-	}
-}
-
-// TestRunAnswersWhatItTook holds a check open while the server is told to stop.
-func TestRunAnswersWhatItTook(t *testing.T) {
-	asked, answerNow := make(chan struct{}), make(chan struct{})
-	slow := deciding(allowed)
-	decide := slow.check
-	slow.check = func(ctx context.Context, r events.Request) (events.Decision, error) {
-		close(asked)
-		<-answerNow
-		return decide(ctx, r)
-	}
-	server, err := ingest.New(ingest.DefaultConfig(), slow, func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + listener.Addr().String() + "/v1/check"
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx, listener) }()
-
-	code := make(chan string, 1)
-	go func() {
-		resp, err := http.Post(url, "application/json", strings.NewReader(`{"tenant":"acme"}`))
-		if err != nil {
-			code <- err.Error()
-			return
-		}
-		code <- fmt.Sprint(resp.StatusCode, resp.Body.Close())
-	}()
-	<-asked
-	stop()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		conn, err := net.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			break // nothing new is taken
-		}
-		_ = conn.Close()
-		if time.Now().After(deadline) {
-			t.Fatal("still listening")
-		}
-	}
-	close(answerNow)
-	if got := <-code; got != "200 <nil>" {
-		t.Errorf("the check under way ended with %s", got)
-	}
-	if err := <-ended; err != nil {
-		t.Errorf("Run: %v", err)
-	}
-}
-
-func TestRunTellsOfABrokenListener(t *testing.T) {
-	server, err := ingest.New(ingest.DefaultConfig(), deciding(allowed), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Run(t.Context(), listener); err == nil || !strings.Contains(err.Error(), listener.Addr().String()) {
-		t.Errorf("Run: %v", err)
 	}
 }

@@ -24,6 +24,9 @@ const (
 // reports answers POST /v1/reports: newline-delimited JSON, a JSON array, or
 // one object. All are stored, or none is if one is wrong.
 func (s *Server) reports(w http.ResponseWriter, r *http.Request) int {
+	if code := onlyPOST(w, r); code != 0 {
+		return code
+	}
 	if !s.takeBody(r.Context()) {
 		return later(w, "Too many reports arrive at once.")
 	}
