@@ -4,16 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/problem"
+	"github.com/weirhq/weir/internal/serve"
 )
 
 // Handler serves POST /v1/query, /healthz, /readyz and /metrics. What goes
@@ -25,62 +24,25 @@ func (w *Writer) Handler() http.Handler {
 		rw.Header().Set("Allow", http.MethodPost)
 		problem.Write(rw, problem.Details{Status: http.StatusMethodNotAllowed, Detail: "want POST, found " + r.Method})
 	})
-	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { writeText(rw, "ok\n") })
-	mux.HandleFunc("GET /readyz", w.ready)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(w.gather, promhttp.HandlerOpts{}))
+	serve.Operations(mux, w.ready, w.registry, w.log)
 	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
 		problem.Write(rw, problem.Details{Status: http.StatusNotFound, Detail: "nothing is served at this path"})
 	})
 	return mux
 }
 
-const (
-	// stopWithin is how long requests under way may take when Serve ends: a
-	// query with the longest timeout that is usual.
-	stopWithin = 15 * time.Second
-	readWithin = 10 * time.Second
-)
-
-// Serve answers HTTP on l until ctx ends and what is under way is answered.
-func (w *Writer) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler:           w.Handler(),
-		ReadHeaderTimeout: readWithin,
-		ReadTimeout:       readWithin,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          zap.NewStdLog(w.log.Named("http")),
-	}
-	stopped := make(chan error, 1)
-	defer context.AfterFunc(ctx, func() {
-		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
-		defer cancel()
-		stopped <- server.Shutdown(bound)
-	})()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return <-stopped
-}
-
-func writeText(rw http.ResponseWriter, text string) {
-	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = rw.Write([]byte(text)) // a client that is gone needs no answer
-}
-
-// ready answers whether queries can be answered and rows are being stored.
-func (w *Writer) ready(rw http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+// ready tells why queries cannot be answered or rows are not being stored.
+func (w *Writer) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	switch err := w.db.Ping(ctx); {
-	case err != nil:
+	if err := w.db.Ping(ctx); err != nil {
 		w.log.Debug("not ready", zap.Error(err))
-		problem.Write(rw, problem.Details{Status: http.StatusServiceUnavailable, Detail: "Postgres does not answer"})
-	case w.held.Load() > 0:
-		problem.Write(rw, problem.Details{Status: http.StatusServiceUnavailable, Detail: "nothing is stored until the configuration is mended: see the log"})
-	default:
-		writeText(rw, "ok\n")
+		return errors.New("Postgres does not answer")
 	}
+	if w.held.Load() > 0 {
+		return errors.New("nothing is stored until the configuration is mended: see the log")
+	}
+	return nil
 }
 
 func (w *Writer) query(rw http.ResponseWriter, r *http.Request) {

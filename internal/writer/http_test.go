@@ -1,10 +1,9 @@
 package writer_test
 
 import (
-	"context"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -17,13 +16,8 @@ func TestHTTP(t *testing.T) {
 	w := e.start(e.url)
 	e.blocks(3, 5)
 	e.caughtUp()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- w.Serve(ctx, l) }()
+	server := httptest.NewServer(w.Handler())
+	defer server.Close()
 	for _, tt := range []struct {
 		method, path, body string
 		status             int
@@ -36,11 +30,11 @@ func TestHTTP(t *testing.T) {
 		{"POST", "/v1/query", `{"tenant":"` + strings.Repeat("x", pg.MaxQuery) + `"}`, 413, `65536 bytes`},
 		{"GET", "/v1/query", ``, 405, `want POST`},
 		{"GET", "/healthz", ``, 200, "ok"},
-		{"GET", "/readyz", ``, 200, "ok"},
+		{"GET", "/readyz", ``, 200, "ready"},
 		{"GET", "/metrics", ``, 200, `weir_writer_rows_total{shard="0"} 15`},
 		{"GET", "/nothing", ``, 404, `"status":404`},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://"+l.Addr().String()+tt.path, strings.NewReader(tt.body))
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, server.URL+tt.path, strings.NewReader(tt.body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,9 +50,5 @@ func TestHTTP(t *testing.T) {
 		if kind := resp.Header.Get("Content-Type"); tt.status >= 400 && kind != "application/problem+json" {
 			t.Errorf("%s %s: content type %s", tt.method, tt.path, kind)
 		}
-	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
 	}
 }

@@ -90,19 +90,19 @@ type Parts struct {
 
 // Writer writes all shards.
 type Writer struct {
-	config  Config
-	db      *pg.DB
-	js      jetstream.JetStream
-	log     *zap.Logger
-	gather  prometheus.Gatherer
-	metrics *metrics
-	held    atomic.Int32 // shards whose configuration is wrong
+	config   Config
+	db       *pg.DB
+	js       jetstream.JetStream
+	log      *zap.Logger
+	registry *prometheus.Registry
+	metrics  *metrics
+	held     atomic.Int32 // shards that wait for their configuration to be mended
 }
 
 // New returns a writer that does nothing before Run. The configuration must be
 // valid.
 func New(c Config, p Parts) *Writer {
-	return &Writer{config: c, db: p.DB, js: p.JetStream, log: p.Log.Named("writer"), gather: p.Metrics, metrics: newMetrics(p.Metrics)}
+	return &Writer{config: c, db: p.DB, js: p.JetStream, log: p.Log.Named("writer"), registry: p.Metrics, metrics: newMetrics(p.Metrics)}
 }
 
 // Run makes the schema and then writes until ctx ends. It waits out whatever
