@@ -27,7 +27,25 @@ type Config struct {
 type decider interface {
 	Check(ctx context.Context, r events.Request) (events.Decision, error)
 	Report(ctx context.Context, requests ...events.Request) error
+	Overflow() int64
 }
+
+// GatewayName makes the name of a gateway from that of its host.
+func GatewayName(host string) string {
+	name := []byte(host[:min(len(host), maxGatewayName)])
+	for i, c := range name {
+		if events.CheckToken("gateway", string(c)) != nil {
+			name[i] = '-'
+		}
+	}
+	if len(name) == 0 {
+		return "ingest"
+	}
+	return string(name)
+}
+
+// maxGatewayName is the longest that fits a subject, in bytes.
+const maxGatewayName = 64
 
 // Server is the edge. Make it with New.
 type Server struct {
@@ -43,7 +61,7 @@ type Server struct {
 func New(config Config, gateway decider, connected func() bool, registry *prometheus.Registry, log *zap.Logger) *Server {
 	s := &Server{
 		config: config, gateway: gateway,
-		metrics: newMetrics(registry),
+		metrics: newMetrics(registry, gateway.Overflow),
 		bodies:  make(chan struct{}, maxReportBodies),
 	}
 	mux := http.NewServeMux()

@@ -32,6 +32,8 @@ func (s standIn) Report(ctx context.Context, requests ...events.Request) error {
 	return s.report(ctx, requests...)
 }
 
+func (standIn) Overflow() int64 { return 7 }
+
 // deciding answers every valid check with d, and takes every report.
 func deciding(d events.Decision) standIn {
 	return standIn{
@@ -62,6 +64,7 @@ type edge struct {
 type client interface {
 	Check(context.Context, events.Request) (events.Decision, error)
 	Report(context.Context, ...events.Request) error
+	Overflow() int64
 }
 
 func mustServe(tb testing.TB, config ingest.Config, c client, connected bool) edge {
@@ -156,9 +159,21 @@ func TestEndpoints(t *testing.T) {
 			}
 		})
 	}
+	e.counted(t, "weir_ingest_unrecorded_total 7")
 	ready := mustServe(t, ingest.Config{}, deciding(allowed), true)
 	resp, err := ready.Client().Get(ready.URL + "/readyz")
 	if a := read(t, resp, err); a.code != 200 {
 		t.Errorf("ready with a connection: %d %s", a.code, a.body)
+	}
+}
+
+func TestGatewayName(t *testing.T) {
+	for host, want := range map[string]string{
+		"shop-1": "shop-1", "shop_1.eu.example.org": "shop_1-eu-example-org", "": "ingest", "é": "--",
+		strings.Repeat("x", 70): strings.Repeat("x", 64),
+	} {
+		if got := ingest.GatewayName(host); got != want || events.CheckToken("gateway", got) != nil {
+			t.Errorf("of %q: %q, want %q", host, got, want)
+		}
 	}
 }

@@ -16,7 +16,9 @@ type metrics struct {
 	check    *prometheus.HistogramVec
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
+// newMetrics registers them all. unrecorded counts what the gateway's client
+// could not record.
+func newMetrics(r prometheus.Registerer, unrecorded func() int64) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_ingest_requests_total", Help: "HTTP requests answered, by endpoint and status; 499 is a client that did not wait."}, []string{"handler", "code"}),
@@ -28,7 +30,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "weir_ingest_check_seconds", Help: "Time until a check had its decision, by verdict.",
 			Buckets: prometheus.ExponentialBuckets(100e-6, 2, 14)}, []string{"verdict"}),
 	}
-	r.MustRegister(m.requests, m.refused, m.stored, m.check)
+	lost := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "weir_ingest_unrecorded_total", Help: "Requests without a decision that could not be recorded either."},
+		func() float64 { return float64(unrecorded()) })
+	r.MustRegister(m.requests, m.refused, m.stored, m.check, lost)
 	return m
 }
 

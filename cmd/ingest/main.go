@@ -1,0 +1,90 @@
+// Ingest takes checks and reports over HTTP.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/bus"
+	"github.com/weirhq/weir/internal/ingest"
+	"github.com/weirhq/weir/internal/serve"
+)
+
+// flags go before the environment, and that before the defaults.
+type flags struct {
+	HTTPAddr string          `help:"Address of /v1/check, /v1/reports, /healthz, /readyz and /metrics." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
+	Insecure bool            `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+	NATS     string          `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
+	Gateway  string          `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
+	Prefix   string          `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	Shards   int             `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
+	Timeout  time.Duration   `help:"How long a check waits for its decision." default:"50ms" env:"WEIR_TIMEOUT"`
+	OnError  gateway.Verdict `help:"What becomes of a check without a decision: allow or deny." default:"allow" enum:"allow,deny" env:"WEIR_ON_ERROR"`
+	Strict   bool            `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "ingest:", err)
+		os.Exit(1) // nowhere else: run's defers are done
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	var f flags
+	parser, err := kong.New(&f, kong.Name("ingest"), kong.Description("Takes checks and reports for Weir over HTTP."))
+	if err != nil {
+		return err
+	}
+	if _, err := parser.Parse(args); err != nil {
+		return fmt.Errorf("%w (see 'ingest --help')", err)
+	}
+	if f.Gateway == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("say --gateway: %w", err)
+		}
+		f.Gateway = ingest.GatewayName(host)
+	}
+	log, err := zap.NewProduction()
+	if err != nil {
+		return err
+	}
+	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
+	if err != nil {
+		return err
+	}
+	defer listener.Close() //nolint:errcheck // serve.Run closes it; this is for when that is not reached
+	nc, err := bus.Connect(ctx, f.NATS, "weir-ingest", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	client, err := gateway.Connect(nc, gateway.Config{
+		Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout, OnError: f.OnError,
+	})
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	edge := ingest.New(ingest.Config{Strict: f.Strict}, client, nc.IsConnected, registry, log)
+
+	err = serve.Run(ctx, listener, edge.Handler(), log.Named("ingest"))
+	err = errors.Join(err, client.Close()) // reports what had no decision
+	log.Info("ended", zap.Error(err))
+	return err
+}
