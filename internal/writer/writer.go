@@ -97,13 +97,17 @@ type Writer struct {
 	registry *prometheus.Registry
 	metrics  *metrics
 	held     atomic.Int32 // shards that wait for their configuration to be mended
+	schema   chan struct{} // closed once the schema is made
 }
 
 // New returns a writer that does nothing before Run. The configuration must be
 // valid.
 func New(c Config, p Parts) *Writer {
-	return &Writer{config: c, db: p.DB, js: p.JetStream, log: p.Log.Named("writer"), registry: p.Metrics, metrics: newMetrics(p.Metrics)}
+	return &Writer{config: c, db: p.DB, js: p.JetStream, log: p.Log.Named("writer"), registry: p.Metrics, metrics: newMetrics(p.Metrics), schema: make(chan struct{})}
 }
+
+// Ready is closed once the schema is made: queries can be answered.
+func (w *Writer) Ready() <-chan struct{} { return w.schema }
 
 // Run makes the schema and then writes until ctx ends. It waits out whatever
 // passes, however long; the error is one that nothing but a new program mends.
@@ -112,6 +116,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	if err := w.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	close(w.schema)
 	var g errgroup.Group
 	for number := range w.config.Shards {
 		s := newShard(w, number)
