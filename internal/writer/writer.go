@@ -96,7 +96,7 @@ type Writer struct {
 	log      *zap.Logger
 	registry *prometheus.Registry
 	metrics  *metrics
-	held     atomic.Int32 // shards that wait for their configuration to be mended
+	held     atomic.Int32  // shards that wait for their configuration to be mended
 	schema   chan struct{} // closed once the schema is made
 }
 
