@@ -48,7 +48,8 @@ benchmarks: ## every benchmark once, so that none rots
 	@scripts/install.sh test
 	@grep -rl --include='*_test.go' '^func Benchmark' cmd gateway internal | xargs -r -n1 dirname | sort -u | sed 's|^|./|' | \
 		REQUIRE_ENV=1 xargs -r go test -race -run '^$$' -bench . -benchtime 1x
+	cd bench && go vet ./... && go run . -rounds 1 -duration 50ms -records 10000
 
-bench: ## compare with others, in figures
+bench: ## measure against bare NATS and bare COPY, in about two minutes
 	@scripts/install.sh run
 	cd bench && go run .

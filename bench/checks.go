@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/embedded"
+	"github.com/weirhq/weir/internal/limiter"
+)
+
+const (
+	tenant      = "acme"
+	gatewayName = "bench"
+	// users spread the load, so that most checks pass under the built-in policy.
+	users = 20_000
+	// answerWithin is far longer than any answer takes: a check without one is
+	// a fault and no figure.
+	answerWithin = 10 * time.Second
+	// maxSamples bounds the latencies kept of one run.
+	maxSamples = 4_000_000
+)
+
+// asker asks number n, waits for the answer, and says what was wrong with it.
+type asker func(ctx context.Context, n int64) error
+
+// checks measures checks through the gateway's client, NATS, the limiter and
+// the journal against an echo of the same messages. All are in this process
+// and all connections to NATS are made in the same way, over loopback.
+func checks(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) (err error) {
+	server, err := embedded.StartNATS(ctx, embedded.NATSOptions{Dir: filepath.Join(dir, "checks"), Addr: "127.0.0.1:0", Log: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	var connections []*nats.Conn
+	for range 4 {
+		nc, err := nats.Connect(server.URL())
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		connections = append(connections, nc)
+	}
+	r.Machine.NATS = connections[0].ConnectedServerVersion()
+
+	l, err := limiter.New(connections[0], limiter.DefaultConfig(), zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(running) }()
+	defer func() { stop(); err = errors.Join(err, <-ended) }()
+	select {
+	case <-l.Ready():
+	case err := <-ended:
+		ended <- nil
+		return err
+	}
+	client, err := gateway.Connect(connections[1], gateway.Config{Name: gatewayName, Timeout: answerWithin})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	check := func(ctx context.Context, n int64) error { return ask(ctx, client, n) }
+	sample, err := record(ctx, connections[2], check)
+	if err != nil {
+		return err
+	}
+	if err := serveEcho(connections[2], sample); err != nil {
+		return err
+	}
+	echo, err := newEcho(connections[3], sample)
+	if err != nil {
+		return err
+	}
+	return alternate(ctx, o, r, progress, echo.ask, check)
+}
+
+// ask makes one check. A denial is as good an answer as any.
+func ask(ctx context.Context, client *gateway.Client, n int64) error {
+	d, err := client.Check(ctx, gateway.Request{ID: id(n), Tenant: tenant, User: "u" + strconv.FormatInt(n%users, 10), Method: "GET", Path: "/api/order/history/"})
+	if err == nil && d.Reason == gateway.ReasonTimeout {
+		err = fmt.Errorf("check %s: no decision within %v", id(n), answerWithin)
+	}
+	return err
+}
+
+// idLength is that of all ids, so that one can take another's place.
+const idLength = len("000000000000")
+
+func id(n int64) string { return fmt.Sprintf("%0*d", idLength, n) }
+
+// alternate runs both at each number of requests in flight, in turn, so that
+// what else the machine does meets both.
+func alternate(ctx context.Context, o options, r *report, progress func(string, ...any), bare, weir asker) error {
+	t := table{Title: "Checks: gateway, NATS, limiter and journal (file storage) against an echo of the same messages", Bare: "echo"}
+	var n atomic.Int64 // numbers are used once, throughout: a check that comes again is not decided again
+	for _, inFlight := range []int{1, 64, 256} {
+		for _, warm := range []asker{bare, weir} {
+			if _, err := drive(ctx, &n, inFlight, o.duration/4, warm); err != nil {
+				return err
+			}
+		}
+		var rates, p50s, p99s []pair
+		for round := range o.rounds {
+			b, w, err := both(round,
+				func() (figures, error) { return drive(ctx, &n, inFlight, o.duration, bare) },
+				func() (figures, error) { return drive(ctx, &n, inFlight, o.duration, weir) })
+			if err != nil {
+				return err
+			}
+			progress("checks, %d in flight, round %d: echo %.0f/s, weir %.0f/s", inFlight, round+1, b.rate, w.rate)
+			rates, p50s, p99s = append(rates, pair{b.rate, w.rate}), append(p50s, pair{b.p50, w.p50}), append(p99s, pair{b.p99, w.p99})
+		}
+		var rateAim, p50Aim aim
+		switch inFlight {
+		case 1:
+			p50Aim.below = 3
+		case 64:
+			rateAim.atLeast = 0.4
+		}
+		where := fmt.Sprint(inFlight, " in flight")
+		t.Rows = append(t.Rows, compare(where, "rate", perSecond, rates, rateAim),
+			compare(where, "p50", seconds, p50s, p50Aim), compare(where, "p99", seconds, p99s, aim{}))
+	}
+	r.Tables = append(r.Tables, t)
+	return nil
+}
+
+// both runs both sides of a round, the other one first every other time, each
+// without the garbage of the one before.
+func both[T any](round int, bare, weir func() (T, error)) (b, w T, err error) {
+	first, second := bare, weir
+	if round%2 == 1 {
+		first, second = weir, bare
+	}
+	runtime.GC()
+	if b, err = first(); err != nil {
+		return b, w, err
+	}
+	runtime.GC()
+	if w, err = second(); err != nil {
+		return b, w, err
+	}
+	if round%2 == 1 {
+		b, w = w, b
+	}
+	return b, w, nil
+}
+
+// figures are those of one run; times in seconds.
+type figures struct{ rate, p50, p99 float64 }
+
+// drive asks for a while, with a number of requests in flight all the time.
+func drive(ctx context.Context, n *atomic.Int64, inFlight int, duration time.Duration, ask asker) (figures, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stuck := time.AfterFunc(duration+answerWithin, func() { cancel(errors.New("requests without an answer")) })
+	defer stuck.Stop()
+	latencies := make([][]time.Duration, inFlight)
+	began := time.Now()
+	var workers sync.WaitGroup
+	for w := range inFlight {
+		workers.Go(func() {
+			for at := time.Now(); ctx.Err() == nil && at.Sub(began) < duration && len(latencies[w]) < maxSamples/inFlight; {
+				if err := ask(ctx, n.Add(1)); err != nil {
+					cancel(err)
+					return
+				}
+				now := time.Now()
+				latencies[w] = append(latencies[w], now.Sub(at))
+				at = now
+			}
+		})
+	}
+	workers.Wait()
+	took := time.Since(began)
+	if ctx.Err() != nil {
+		return figures{}, context.Cause(ctx)
+	}
+	all := slices.Sorted(slices.Values(slices.Concat(latencies...)))
+	return figures{
+		rate: float64(len(all)) / took.Seconds(),
+		p50:  all[len(all)/2].Seconds(),
+		p99:  all[len(all)*99/100].Seconds(),
+	}, nil
+}
