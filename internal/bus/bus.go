@@ -76,7 +76,9 @@ func options(name string, log *zap.Logger) []nats.Option {
 		nats.ReconnectBufSize(-1),
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			log.Warn("connection lost", zap.Error(err))
+			if err != nil { // else we closed it
+				log.Warn("connection lost", zap.Error(err))
+			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("connected again", zap.String("server", nc.ConnectedServerName()), zap.Uint64("reconnects", nc.Stats().Reconnects))
