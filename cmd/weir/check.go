@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/bus"
+	"github.com/weirhq/weir/internal/events"
+)
+
+// connectTimeout bounds how long a command looks for a running system.
+const connectTimeout = 5 * time.Second
+
+// client is a gateway's client with a connection of its own.
+type client struct {
+	*gateway.Client
+	nc *nats.Conn
+}
+
+// connect makes a client of a running system under a name that no other has.
+func (s *system) connect(ctx context.Context, timeout time.Duration) (*client, error) {
+	nc, err := s.bus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g, err := gateway.Connect(nc, gateway.Config{
+		Name: "weir-cli-" + nuid.Next(), Prefix: s.Prefix, Shards: s.Shards, Timeout: timeout,
+	})
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &client{g, nc}, nil
+}
+
+// Close reports what had no decision and ends the connection.
+func (c *client) Close() error {
+	defer c.nc.Close()
+	return c.Client.Close()
+}
+
+// bus connects to the system's NATS server.
+func (s *system) bus(ctx context.Context) (*nats.Conn, error) {
+	url, err := s.natsURL()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	nc, err := bus.Connect(ctx, url, "weir", zap.NewNop())
+	if err != nil {
+		return nil, fmt.Errorf("%w (is 'weir up' running? else say --nats URL)", err)
+	}
+	return nc, nil
+}
+
+type checkCommand struct {
+	System  system        `embed:""`
+	Tenant  string        `help:"Whose limits apply." required:""`
+	ID      string        `help:"The request's id; asking again with the same one gives the same decision." name:"id"`
+	User    string        `help:"Who makes the request."`
+	APIKey  string        `help:"The API key it bears; it is hashed before it travels." name:"api-key"`
+	IP      string        `help:"The client's address." name:"ip"`
+	Method  string        `help:"HTTP method." default:"GET"`
+	Host    string        `help:"Host that is asked."`
+	Path    string        `help:"Path that is asked for." default:"/"`
+	Route   string        `help:"The path's template, such as /users/{id}."`
+	Cost    int64         `help:"Units the request weighs; 0 asks without charging." default:"1"`
+	Attrs   string        `help:"Further attributes, a JSON object."`
+	Timeout time.Duration `help:"How long to wait for the decision." default:"2s"`
+	JSON    bool          `help:"Print the decision as JSON." name:"json"`
+}
+
+// Run asks for one decision and prints it.
+func (c *checkCommand) Run(ctx context.Context, out console) error {
+	request := events.Request{
+		ID: c.ID, Tenant: c.Tenant, User: c.User, APIKey: c.APIKey, Method: c.Method, Host: c.Host,
+		Path: c.Path, Route: c.Route, Cost: c.Cost, Peek: c.Cost == 0, Attrs: c.Attrs,
+	}
+	if c.IP != "" {
+		ip, err := netip.ParseAddr(c.IP)
+		if err != nil {
+			return fmt.Errorf("--ip: want an IPv4 or IPv6 address, found %q", c.IP)
+		}
+		request.IP = ip
+	}
+	g, err := c.System.connect(ctx, c.Timeout)
+	if err != nil {
+		return err
+	}
+	d, err := g.Check(ctx, request)
+	if closeErr := g.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if d.Reason == gateway.ReasonTimeout {
+		return fmt.Errorf("no decision within %v: is a limiter running? A gateway would now %s the request", c.Timeout, d.Verdict)
+	}
+	if c.JSON {
+		_, err = fmt.Fprintf(out.out, "%s\n", events.AppendDecision(nil, &d))
+		return err
+	}
+	_, err = fmt.Fprintln(out.out, sentence(&d))
+	return err
+}
+
+// sentence says a decision in words.
+func sentence(d *events.Decision) string {
+	if d.Rule == "" {
+		return fmt.Sprintf("%s (%s)", d.Verdict, d.Reason)
+	}
+	text := fmt.Sprintf("%s by rule %s: key %q, %d of %d left in %v", d.Verdict, d.Rule, d.Key,
+		d.Remaining, d.Limit, time.Duration(d.WindowMS)*time.Millisecond)
+	if d.Verdict == events.Allow {
+		return text
+	}
+	if d.RetryAfterMS == 0 {
+		return text + "; it can never pass: it costs more than the limit"
+	}
+	return text + fmt.Sprintf("; would pass in %v", time.Duration(d.RetryAfterMS)*time.Millisecond)
+}

@@ -1,0 +1,60 @@
+// Weir is one binary for trying, operating and scripting: it runs the whole
+// system, sends it requests, and asks what became of them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the command line. Flags go before the environment, and that
+// before the defaults.
+type commands struct {
+	Up       upCommand       `cmd:"" help:"Run everything in one process: NATS, Postgres, ingest, limiter and writer."`
+	Check    checkCommand    `cmd:"" help:"Ask for one decision."`
+	Backtest backtestCommand `cmd:"" help:"Tell what a policy would have done to access logs, offline."`
+	Query    queryCommand    `cmd:"" help:"Ask about the stored requests."`
+	Audit    auditCommand    `cmd:"" help:"Prove over what is stored that the limits held and that nothing is lost."`
+	Bench    benchCommand    `cmd:"" help:"Measure a running system under load."`
+}
+
+// console is where a command reads and prints.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
+	c := console{os.Stdin, os.Stdout, os.Stderr}
+	if err := run(ctx, os.Args[1:], c); err != nil {
+		fmt.Fprintln(os.Stderr, "weir:", err)
+		os.Exit(1) // nowhere else: run's defers are done
+	}
+}
+
+func run(ctx context.Context, args []string, c console) error {
+	var cli commands
+	parser, err := kong.New(&cli,
+		kong.Name("weir"),
+		kong.Description("Exact, durable rate limiting for APIs, with every decision in SQL."),
+		kong.Writers(c.out, c.err),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(c),
+	)
+	if err != nil {
+		return err
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		return fmt.Errorf("%w (see 'weir --help')", err)
+	}
+	return command.Run()
+}

@@ -1,0 +1,297 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testenv"
+)
+
+// system is a `weir up` of the test's own.
+type system struct {
+	*testenv.Process
+	data      string
+	addresses struct{ Check, Analytics, NATS, Postgres string }
+}
+
+// freePorts are the flags with which no two systems meet.
+var freePorts = []string{"--http-addr=127.0.0.1:0", "--analytics-addr=127.0.0.1:0", "--nats-addr=127.0.0.1:0", "--postgres-addr=127.0.0.1:0"}
+
+// up starts a system on a data directory and waits until it serves.
+func up(t *testing.T, data string, args ...string) *system {
+	t.Helper()
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	args = append(append([]string{"up", "--data", data, "--ready-file", ready}, freePorts...), args...)
+	s := &system{Process: testenv.Start(t, testenv.Build(t, "./cmd/weir"), args...), data: data}
+	testenv.Eventually(t, time.Minute, func() error {
+		select {
+		case <-s.Done():
+			t.Fatalf("weir up has ended:\n%s", s.Output())
+		default:
+		}
+		text, err := os.ReadFile(ready)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(text, &s.addresses)
+	})
+	info, err := os.Stat(ready)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the ready file holds a password and has mode %v, %v", info.Mode(), err)
+	}
+	return s
+}
+
+// weir runs a command to its end.
+func weir(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
+	cmd := exec.Command(testenv.Build(t, "./cmd/weir"), args...)
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+// check asks over HTTP, as README does with curl.
+func (s *system) check(t *testing.T, user string) (status int, decision struct {
+	Verdict      string
+	Remaining    int64
+	RetryAfterMS int64 `json:"retry_after_ms"`
+}) {
+	t.Helper()
+	body := fmt.Sprintf(`{"tenant":"acme","user":%q,"method":"GET","path":"/api/order/history/"}`, user)
+	answer, err := http.Post(s.addresses.Check+"/v1/check", "application/x-www-form-urlencoded", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if err := json.NewDecoder(answer.Body).Decode(&decision); err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, decision
+}
+
+// counts asks how many requests are stored.
+func (s *system) counts(t *testing.T) int64 {
+	t.Helper()
+	out, err := weir(t, "query", "--data", s.data, "--json")
+	if err != nil {
+		t.Fatalf("weir query: %v\n%s", err, out)
+	}
+	var answer struct{ Rows []struct{ Count int64 } }
+	if err := json.Unmarshal([]byte(out), &answer); err != nil || len(answer.Rows) != 1 {
+		t.Fatalf("weir query: %v\n%s", err, out)
+	}
+	return answer.Rows[0].Count
+}
+
+// postmaster returns the number of the private cluster's process.
+func postmaster(t *testing.T, data string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(data, "postgres", "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(string(bytes.SplitN(text, []byte("\n"), 2)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// gone waits until a process has ended.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	testenv.Eventually(t, 20*time.Second, func() error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return nil
+		}
+		return fmt.Errorf("process %d lives", pid)
+	})
+}
+
+// A denied request and its row, a restart that forgets nothing, and an end that
+// leaves nothing behind.
+func TestUp(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "weir")
+	s := up(t, data)
+	for i := range 256 {
+		if status, d := s.check(t, "42"); status != http.StatusOK || d.Remaining != int64(255-i) {
+			t.Fatalf("check %d: %d, %+v", i+1, status, d)
+		}
+	}
+	status, d := s.check(t, "42")
+	if status != http.StatusTooManyRequests || d.Verdict != "deny" || d.RetryAfterMS < 1 || d.RetryAfterMS > 60_000 {
+		t.Fatalf("the 257th: %d, %+v", status, d)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n := s.counts(t); n != 257 {
+			return fmt.Errorf("%d rows, want 257", n)
+		}
+		return nil
+	})
+	pid := postmaster(t, data)
+	if err := s.Process.Stop(); err != nil {
+		t.Fatalf("weir up, told to end: %v", err)
+	}
+	gone(t, pid)
+	if out := s.Output(); !strings.Contains(out, "Weir is up.") || !strings.Contains(out, "Everything has ended.") {
+		t.Errorf("it said:\n%s", out)
+	}
+
+	s = up(t, data)
+	if status, _ := s.check(t, "42"); status != http.StatusTooManyRequests {
+		t.Errorf("after a restart the same user gets %d", status)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n := s.counts(t); n != 258 {
+			return fmt.Errorf("%d rows, want 258", n)
+		}
+		return nil
+	})
+	out, err := weir(t, "check", "--data", data, "--tenant=acme", "--user=42")
+	if err != nil || !strings.HasPrefix(out, `deny by rule per-minute: key "42", 0 of 256 left in 1m0s; would pass in `) {
+		t.Errorf("weir check: %v\n%s", err, out)
+	}
+	if out, err := weir(t, "up", "--data", data); err == nil || !strings.Contains(out, "is in use by process "+strconv.Itoa(s.Pid())) {
+		t.Errorf("a second system on the same data: %v\n%s", err, out)
+	}
+}
+
+// Whatever is killed, everything ends, and the next start has all that was
+// acknowledged.
+func TestUpEndsWithItsParts(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "weir")
+	s := up(t, data)
+	s.check(t, "1")
+	pid := postmaster(t, data)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.Done():
+	case <-time.After(60 * time.Second):
+		t.Fatal("Postgres is killed and weir up lives")
+	}
+	if !strings.Contains(s.Output(), "the private Postgres cluster has ended by itself") {
+		t.Errorf("it said:\n%s", s.Output())
+	}
+
+	s = up(t, data)
+	s.check(t, "1")
+	pid = postmaster(t, data)
+	s.Kill()
+	gone(t, pid)
+
+	s = up(t, data)
+	if _, d := s.check(t, "1"); d.Remaining != 253 {
+		t.Errorf("after two crashes: %+v, want 253 left", d)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n := s.counts(t); n != 3 {
+			return fmt.Errorf("%d rows, want 3", n)
+		}
+		return nil
+	})
+}
+
+func TestUpAppliesAPolicyAndKeepsIt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data, file := filepath.Join(dir, "weir"), filepath.Join(dir, "policy.yaml")
+	const text = "version: 1\ntenants:\n  \"*\":\n    rules:\n      - {name: two, limit: 2/hour, key: [user]}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := up(t, data, "--policy", file)
+	if _, d := s.check(t, "1"); d.Remaining != 1 {
+		t.Errorf("under the policy: %+v", d)
+	}
+	if err := s.Process.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s = up(t, data)
+	if _, d := s.check(t, "1"); d.Remaining != 0 {
+		t.Errorf("without --policy, after a restart: %+v", d)
+	}
+	if err := s.Process.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text+"  umbrella: {rulez: []}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"up", "--data", data, "--policy", file}, freePorts...)
+	if out, err := weir(t, args...); err == nil || !strings.Contains(out, "line 6, column 14") || !strings.Contains(out, "rulez") {
+		t.Errorf("a policy with a fault: %v\n%s", err, out)
+	}
+}
+
+func TestUpRefusesKindly(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	other := t.TempDir()
+	for path, text := range map[string]string{file: "", filepath.Join(other, "VERSION"): "99\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := taken.Addr().String()
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"http port taken", []string{"--http-addr", at}, "--http-addr: " + at + " is taken"},
+		{"analytics port taken", []string{"--analytics-addr", at}, "--analytics-addr: " + at + " is taken"},
+		{"nats port taken", []string{"--nats-addr", at}, "--nats-addr: "},
+		{"postgres port taken", []string{"--postgres-addr", at}, "--postgres-addr: "},
+		{"not loopback", []string{"--http-addr", "0.0.0.0:0"}, "--insecure"},
+		{"data is a file", []string{"--data", file}, file},
+		{"another version", []string{"--data", other}, `has layout "99", this program reads layout "1"`},
+		{"no such policy", []string{"--policy", "nowhere.yaml"}, "nowhere.yaml"},
+		{"no such flag", []string{"--prot", "1"}, "unknown flag --prot"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := append([]string{"up", "--data", filepath.Join(t.TempDir(), "weir")}, freePorts...)
+			out, err := weir(t, append(args, c.args...)...)
+			if err == nil || !strings.Contains(out, c.want) {
+				t.Errorf("%v: %v\n%s\nwant %q in it", c.args, err, out, c.want)
+			}
+		})
+	}
+}
+
+func TestCommandsWithoutASystem(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"check", "--tenant=acme", "--data", data, "--nats=nats://127.0.0.1:1"}, "is 'weir up' running?"},
+		{[]string{"query", "--data", data}, "where is Postgres?"},
+		{[]string{"query", "--data", data, "--postgres=postgres://u:secret@127.0.0.1:1/x"}, "127.0.0.1"},
+	} {
+		out, err := weir(t, c.args...)
+		if err == nil || !strings.Contains(out, c.want) || strings.Contains(out, "secret") {
+			t.Errorf("%v: %v\n%s\nwant %q in it, and no password", c.args, err, out, c.want)
+		}
+	}
+}
