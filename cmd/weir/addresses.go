@@ -1,11 +1,20 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"github.com/weirhq/weir/internal/bus"
+	"github.com/weirhq/weir/internal/pg"
 )
 
 // addresses is where a running system is, as the ready file tells it. It holds
@@ -34,19 +43,15 @@ func (a addresses) write(path string) error {
 	return os.Rename(path+".new", path)
 }
 
-// system is what commands need that talk to a running system.
-type system struct {
-	Data     string `help:"Data directory of a running 'weir up', to find its addresses in." default:".weir" env:"WEIR_DATA" type:"path"`
-	NATS     string `help:"URL of the NATS server; default: what the running 'weir up' says, else nats://127.0.0.1:4222." env:"WEIR_NATS" name:"nats"`
-	Prefix   string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards   int    `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
-	Postgres string `help:"URL of the Postgres database; default: what the running 'weir up' says." env:"WEIR_POSTGRES" name:"postgres"`
+// dataFlag says which running system a command means.
+type dataFlag struct {
+	Data string `help:"Data directory of a running 'weir up', to find its addresses in." default:".weir" env:"WEIR_DATA" type:"path"`
 }
 
 // found returns the addresses of the running system in the data directory, or
 // none.
-func (s *system) found() (addresses, error) {
-	path := filepath.Join(s.Data, addressesFile)
+func (f *dataFlag) found() (addresses, error) {
+	path := filepath.Join(f.Data, addressesFile)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return addresses{}, nil
@@ -61,26 +66,51 @@ func (s *system) found() (addresses, error) {
 	return a, nil
 }
 
-// natsURL returns where NATS is: as told, as found, or at its usual place.
-func (s *system) natsURL() (string, error) {
-	if s.NATS != "" {
-		return s.NATS, nil
-	}
-	a, err := s.found()
-	if err != nil || a.NATS != "" {
-		return a.NATS, err
-	}
-	return "nats://127.0.0.1:4222", nil
+// natsFlags are for commands that talk to NATS.
+type natsFlags struct {
+	NATS   string `help:"URL of the NATS server; default: what the running 'weir up' says, else nats://127.0.0.1:4222." env:"WEIR_NATS" name:"nats"`
+	Prefix string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	Shards int    `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
 }
 
-// postgresURL returns where Postgres is: as told or as found.
-func (s *system) postgresURL() (string, error) {
-	if s.Postgres != "" {
-		return s.Postgres, nil
+// connectTimeout bounds how long a command looks for a running system.
+const connectTimeout = 5 * time.Second
+
+// connect connects to NATS: as told, as found, or at its usual place.
+func (f *natsFlags) connect(ctx context.Context, data dataFlag) (*nats.Conn, error) {
+	url := f.NATS
+	if url == "" {
+		a, err := data.found()
+		if err != nil {
+			return nil, err
+		}
+		url = cmp.Or(a.NATS, "nats://127.0.0.1:4222")
 	}
-	a, err := s.found()
-	if err != nil || a.Postgres != "" {
-		return a.Postgres, err
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	nc, err := bus.Connect(ctx, url, "weir", zap.NewNop())
+	if err != nil {
+		return nil, fmt.Errorf("%w (is 'weir up' running? else say --nats URL)", err)
 	}
-	return "", fmt.Errorf("where is Postgres? There is no running 'weir up' with data in %s: say --postgres URL, or --data DIR", s.Data)
+	return nc, nil
+}
+
+// postgresFlags are for commands that talk to Postgres.
+type postgresFlags struct {
+	Postgres string `help:"URL of the Postgres database; default: what the running 'weir up' says." env:"WEIR_POSTGRES" name:"postgres"`
+}
+
+// open opens Postgres: as told or as found.
+func (f *postgresFlags) open(ctx context.Context, data dataFlag) (*pg.DB, error) {
+	config := pg.DefaultConfig()
+	if config.URL = f.Postgres; config.URL == "" {
+		a, err := data.found()
+		if err != nil {
+			return nil, err
+		}
+		if config.URL = a.Postgres; config.URL == "" {
+			return nil, fmt.Errorf("where is Postgres? There is no running 'weir up' with data in %s: say --postgres URL, or --data DIR", data.Data)
+		}
+	}
+	return pg.Open(ctx, config)
 }

@@ -14,19 +14,21 @@ import (
 )
 
 type auditCommand struct {
-	System system        `embed:""`
-	Wait   time.Duration `help:"How long the writer may take to store what the journal holds now; 0 tells its lag and goes on." default:"30s"`
-	JSON   bool          `help:"Print the report as JSON." name:"json"`
+	dataFlag
+	natsFlags
+	postgresFlags
+	Wait time.Duration `help:"How long the writer may take to store what the journal holds now; 0 tells its lag and goes on." default:"30s"`
+	JSON bool          `help:"Print the report as JSON." name:"json"`
 }
 
 // Run audits and fails when anything is off.
 func (c *auditCommand) Run(ctx context.Context, out console) error {
-	db, err := c.System.database(ctx)
+	db, err := c.open(ctx, c.dataFlag)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	nc, err := c.System.bus(ctx)
+	nc, err := c.connect(ctx, c.dataFlag)
 	if err != nil {
 		return err
 	}
@@ -36,7 +38,7 @@ func (c *auditCommand) Run(ctx context.Context, out console) error {
 		return err
 	}
 	report, err := audit.Run(ctx, audit.Options{
-		DB: db, JetStream: js, Names: events.Names{Prefix: c.System.Prefix}, Shards: c.System.Shards, Wait: c.Wait,
+		DB: db, JetStream: js, Names: events.Names{Prefix: c.Prefix}, Shards: c.Shards, Wait: c.Wait,
 	})
 	if err != nil {
 		return err

@@ -11,8 +11,9 @@ import (
 )
 
 type benchCommand struct {
-	System   system        `embed:""`
-	InFlight []int         `help:"Requests under way at once; one run for each." default:"1,64,256" placeholder:"N,…"`
+	dataFlag
+	natsFlags
+	InFlight []int         `help:"Requests under way at once; one run for each." default:"1,64,256" placeholder:"N"`
 	Duration time.Duration `help:"How long each run lasts." default:"5s"`
 	Requests int64         `help:"Requests of each run at most; 0 for no such bound." default:"0"`
 	Rate     float64       `help:"Requests a second; 0 for as many as possible." default:"0"`
@@ -25,7 +26,7 @@ type benchCommand struct {
 
 // Run measures a running system and prints what it found.
 func (c *benchCommand) Run(ctx context.Context, out console) error {
-	client, err := c.System.connect(ctx, c.Timeout)
+	client, err := c.client(ctx, c.dataFlag, c.Timeout)
 	if err != nil {
 		return err
 	}

@@ -8,15 +8,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
-	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
-	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/events"
 )
-
-// connectTimeout bounds how long a command looks for a running system.
-const connectTimeout = 5 * time.Second
 
 // client is a gateway's client with a connection of its own.
 type client struct {
@@ -24,14 +19,14 @@ type client struct {
 	nc *nats.Conn
 }
 
-// connect makes a client of a running system under a name that no other has.
-func (s *system) connect(ctx context.Context, timeout time.Duration) (*client, error) {
-	nc, err := s.bus(ctx)
+// client makes a client of a running system under a name that no other has.
+func (f *natsFlags) client(ctx context.Context, data dataFlag, timeout time.Duration) (*client, error) {
+	nc, err := f.connect(ctx, data)
 	if err != nil {
 		return nil, err
 	}
 	g, err := gateway.Connect(nc, gateway.Config{
-		Name: "weir-cli-" + nuid.Next(), Prefix: s.Prefix, Shards: s.Shards, Timeout: timeout,
+		Name: "weir-cli-" + nuid.Next(), Prefix: f.Prefix, Shards: f.Shards, Timeout: timeout,
 	})
 	if err != nil {
 		nc.Close()
@@ -46,23 +41,9 @@ func (c *client) Close() error {
 	return c.Client.Close()
 }
 
-// bus connects to the system's NATS server.
-func (s *system) bus(ctx context.Context) (*nats.Conn, error) {
-	url, err := s.natsURL()
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	nc, err := bus.Connect(ctx, url, "weir", zap.NewNop())
-	if err != nil {
-		return nil, fmt.Errorf("%w (is 'weir up' running? else say --nats URL)", err)
-	}
-	return nc, nil
-}
-
 type checkCommand struct {
-	System  system        `embed:""`
+	dataFlag
+	natsFlags
 	Tenant  string        `help:"Whose limits apply." required:""`
 	ID      string        `help:"The request's id; asking again with the same one gives the same decision." name:"id"`
 	User    string        `help:"Who makes the request."`
@@ -91,7 +72,7 @@ func (c *checkCommand) Run(ctx context.Context, out console) error {
 		}
 		request.IP = ip
 	}
-	g, err := c.System.connect(ctx, c.Timeout)
+	g, err := c.client(ctx, c.dataFlag, c.Timeout)
 	if err != nil {
 		return err
 	}

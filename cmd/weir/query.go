@@ -13,15 +13,16 @@ import (
 )
 
 type queryCommand struct {
-	System system   `embed:""`
+	dataFlag
+	postgresFlags
 	From   string   `help:"First moment: RFC 3339, or back from now such as -5m, -1h, -7d." default:"-1h"`
 	To     string   `help:"The moment after the last." default:"now"`
 	Tenant string   `help:"Only this tenant's requests."`
 	Where  []string `help:"Only requests for which this holds, such as status>=500 or 'method in GET,HEAD'; may be repeated." sep:"none" placeholder:"COND"`
-	By     []string `help:"Group by these columns." placeholder:"COLUMN,…"`
+	By     []string `help:"Group by these columns." placeholder:"COLUMN"`
 	Bucket string   `help:"Also group by time, in steps such as 30s, 5m, 1h, 1d."`
-	Select []string `help:"What to compute: count, deny_share, or sum, avg, min, max, p50, p90, p99 of a column as in p99(latency_us)." default:"count" placeholder:"MEASURE,…"`
-	Order  []string `help:"Order by these outputs, the largest first with a leading minus." placeholder:"OUTPUT,…"`
+	Select []string `help:"What to compute: count, deny_share, or sum, avg, min, max, p50, p90, p99 of a column as in p99(latency_us)." default:"count" placeholder:"MEASURE"`
+	Order  []string `help:"Order by these outputs, the largest first with a leading minus." placeholder:"OUTPUT"`
 	Limit  int      `help:"Rows at most." default:"100"`
 	JSON   bool     `help:"Print the answer as JSON." name:"json"`
 }
@@ -36,7 +37,7 @@ func (c *queryCommand) Run(ctx context.Context, out console) error {
 		}
 		q.Where = append(q.Where, condition)
 	}
-	db, err := c.System.database(ctx)
+	db, err := c.open(ctx, c.dataFlag)
 	if err != nil {
 		return err
 	}
@@ -54,17 +55,6 @@ func (c *queryCommand) Run(ctx context.Context, out console) error {
 		return err
 	}
 	return printTable(out.out, answer)
-}
-
-// database opens the system's Postgres.
-func (s *system) database(ctx context.Context) (*pg.DB, error) {
-	url, err := s.postgresURL()
-	if err != nil {
-		return nil, err
-	}
-	config := pg.DefaultConfig()
-	config.URL = url
-	return pg.Open(ctx, config)
 }
 
 func printTable(w io.Writer, a *pg.Answer) error {
