@@ -205,7 +205,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("a: &x 1\nb: *x\n<<: {c: !!map [}", "", "{")
 	f.Add("? [a]\n: |\n  b\n", "", "")
 	f.Fuzz(func(t *testing.T, text, path, attrs string) {
+		slow := time.AfterFunc(5*time.Second, func() { panic(fmt.Sprintf("stuck in %q", text)) })
 		p, err := policy.Parse([]byte(text))
+		slow.Stop()
 		if (p == nil) == (err == nil) {
 			t.Fatalf("policy %v, error %v", p, err)
 		}

@@ -27,9 +27,6 @@ func (r *reader) file(root ast.Node) {
 						r.fault(key, err)
 					}
 				}
-				if _, twice := r.policy.tenants[tenant]; twice {
-					r.want(key, "tenants", "one section for a tenant")
-				}
 				r.policy.tenants[tenant] = r.tenant(section)
 			})
 		}})
