@@ -144,12 +144,13 @@ func TestConnectGivesUp(t *testing.T) {
 					t.Errorf("error %q lacks %q", err, want)
 				}
 			}
-			told := err.Error()
+			var told strings.Builder
+			told.WriteString(err.Error())
 			for _, entry := range logs.All() {
-				told += entry.Message + entry.ContextMap()["url"].(string)
+				told.WriteString(entry.Message + entry.ContextMap()["url"].(string))
 			}
-			if strings.Contains(told, "wr0ng") {
-				t.Errorf("the password is told: %s", told)
+			if strings.Contains(told.String(), "wr0ng") {
+				t.Errorf("the password is told: %s", told.String())
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package window
 import (
 	"bytes"
 	"hash/maphash"
+	"maps"
 	"math"
 	"time"
 )
@@ -176,9 +177,7 @@ func (p *part) shrink() {
 	var keys map[string]*ring
 	if len(p.keys) > 0 {
 		keys = make(map[string]*ring, len(p.keys))
-		for key, w := range p.keys {
-			keys[key] = w
-		}
+		maps.Copy(keys, p.keys)
 	}
 	p.keys, p.peak = keys, len(keys)
 }
