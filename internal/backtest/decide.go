@@ -1,0 +1,169 @@
+package backtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
+)
+
+// Decide decides all requests in the order of their times, equal ones in the
+// order of reading, and reports it with at most top keys a rule. Without any
+// request it is an error. The backtest is used up.
+func (b *Backtest) Decide(ctx context.Context, top int) (*Report, error) {
+	if len(b.arrivals) == 0 {
+		return nil, b.nothing()
+	}
+	slices.SortFunc(b.arrivals, func(x, y arrival) int {
+		return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.place, y.place))
+	})
+	report := &Report{
+		Tenant:   b.tenant,
+		First:    instant(b.arrivals[0].at),
+		Last:     instant(b.arrivals[len(b.arrivals)-1].at),
+		Requests: int64(len(b.arrivals)),
+		BadLines: b.badLines,
+		Rules:    []Rule{},
+		Bad:      append([]BadLine{}, b.bad...),
+	}
+	if err := b.decide(ctx, report); err != nil {
+		return nil, err
+	}
+	next := make([]uint32, len(b.arrivals))
+	for i, r := range b.rules {
+		if err := b.demand(ctx, i, next); err != nil {
+			return nil, err
+		}
+		report.Rules = append(report.Rules, r.report(b.tenant, top))
+	}
+	return report, nil
+}
+
+// nothing says why there is no request.
+func (b *Backtest) nothing() error {
+	if b.badLines == 0 {
+		return errors.New("no request to decide: the logs are empty")
+	}
+	first := &b.bad[0]
+	return fmt.Errorf("no request to decide: none of %d lines can be read, the first is %s:%d: %s",
+		b.badLines, first.Log, first.Line, first.Error)
+}
+
+// decide decides every request and counts what becomes of it.
+func (b *Backtest) decide(ctx context.Context, report *Report) error {
+	decider := decide.New(b.policy)
+	for i, a := range b.arrivals {
+		if i%checkEvery == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		g := &b.groups[a.group]
+		record := events.Record{Request: g.request}
+		record.Request.Time = instant(a.at)
+		decider.Check(record.Request.Time, &record)
+		switch {
+		case record.Decision.Reason == events.ReasonExempt:
+			report.Exempt++
+		case record.Decision.Reason == events.ReasonNoRule:
+			report.NoRule++
+		case record.Decision.Verdict == events.Deny:
+			report.Denied++
+		default:
+			report.Admitted++
+		}
+		for i, c := range g.charges {
+			b.rules[c.rule].keys[c.key].count(&record, i)
+		}
+	}
+	return nil
+}
+
+// count counts a request of the key, whose charge is the i-th of the record.
+func (k *Key) count(r *events.Record, i int) {
+	switch {
+	case r.Decision.Verdict == events.Allow:
+		k.Admitted++
+		return
+	case len(r.Charges) > 0 && !r.Charges[i].Denied:
+		k.DeniedByOthers++
+		return
+	}
+	if k.Denied++; k.Denied == 1 {
+		k.FirstDenied = r.Request.Time
+	}
+	k.LastDenied = r.Request.Time
+}
+
+// demand finds the highest use of every key of a rule: the requests of a
+// window are a list in next, which begins with the oldest.
+func (b *Backtest) demand(ctx context.Context, place int, next []uint32) error {
+	rule := b.rules[place]
+	type window struct {
+		units          int64 // asked for in the window that ends now
+		oldest, newest uint32
+		open           bool // it has a newest
+	}
+	windows := make([]window, len(rule.keys))
+	for i, a := range b.arrivals {
+		if i%checkEvery == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		cost, key, ok := b.groups[a.group].charge(place)
+		if !ok {
+			continue
+		}
+		w, here := &windows[key], uint32(i)
+		if w.open {
+			next[w.newest] = here
+		} else {
+			w.oldest, w.open = here, true
+		}
+		w.newest = here
+		w.units += cost
+		for past := a.at - rule.Window.Microseconds(); b.arrivals[w.oldest].at <= past; w.oldest = next[w.oldest] {
+			left, _, _ := b.groups[b.arrivals[w.oldest].group].charge(place)
+			w.units -= left
+		}
+		rule.keys[key].HighestUse = max(rule.keys[key].HighestUse, w.units)
+	}
+	return nil
+}
+
+// charge returns what the group's requests are charged by one rule, if they are.
+func (g *group) charge(rule int) (cost int64, key uint32, ok bool) {
+	for _, c := range g.charges {
+		if c.rule == rule {
+			return c.cost, c.key, true
+		}
+	}
+	return 0, 0, false
+}
+
+// report sums up what became of the rule's keys, and puts them in order.
+func (r *rule) report(tenant string, top int) Rule {
+	sum := Rule{
+		Tenant: tenant, Rule: r.Name, Limit: r.Limit, WindowMS: r.Window.Milliseconds(), Keys: int64(len(r.keys)),
+	}
+	for i := range r.keys {
+		k := &r.keys[i]
+		sum.Admitted += k.Admitted
+		sum.Denied += k.Denied
+		sum.DeniedByOthers += k.DeniedByOthers
+		sum.LimitForAll = max(sum.LimitForAll, k.HighestUse)
+		if k.Denied > 0 {
+			sum.KeysDenied++
+		}
+	}
+	slices.SortFunc(r.keys, func(x, y Key) int {
+		return cmp.Or(cmp.Compare(y.Denied, x.Denied), strings.Compare(x.Key, y.Key))
+	})
+	sum.Top = append([]Key{}, r.keys[:min(top, len(r.keys))]...)
+	return sum
+}
+
+func instant(us int64) time.Time { return time.UnixMicro(us).UTC() }

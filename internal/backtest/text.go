@@ -1,0 +1,185 @@
+package backtest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const maxKey = 40 // characters of a key that are printed
+
+// WriteText writes the report for a person, some 90 columns wide. What logs
+// brought in is printed so that it cannot drive a terminal.
+func (r *Report) WriteText(w io.Writer) error {
+	var b bytes.Buffer
+	r.summary(&b)
+	if err := r.ruleTable(&b); err != nil {
+		return err
+	}
+	for i := range r.Rules {
+		if err := r.keyTable(&b, &r.Rules[i]); err != nil {
+			return err
+		}
+	}
+	if r.BadLines > 0 {
+		fmt.Fprintf(&b, "\n%s%s:\n", counted(r.BadLines, "bad line"), cut(r.BadLines, len(r.Bad), ", the first %d"))
+		for _, bad := range r.Bad {
+			fmt.Fprintf(&b, "  %s:%d: %s\n", bad.Log, bad.Line, printable(bad.Error))
+		}
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+func (r *Report) summary(b *bytes.Buffer) {
+	const day = "2006-01-02 15:04:05"
+	fmt.Fprintf(b, "%s of tenant %s, %s to %s UTC\n", counted(r.Requests, "request"), r.Tenant,
+		r.First.Format(day), r.Last.Format(day))
+	fmt.Fprintf(b, "%s admitted, %s denied (%s), %s exempt, %s without a rule; %s\n", grouped(r.Admitted),
+		grouped(r.Denied), share(r.Denied, r.Requests), grouped(r.Exempt), grouped(r.NoRule), counted(r.BadLines, "bad line"))
+}
+
+func (r *Report) ruleTable(b *bytes.Buffer) error {
+	if len(r.Rules) == 0 {
+		fmt.Fprintf(b, "\nThe policy has no rule for tenant %s.\n", r.Tenant)
+		return nil
+	}
+	var others int64
+	for i := range r.Rules {
+		others += r.Rules[i].DeniedByOthers
+	}
+	t := table{header: []string{"RULE", "LIMIT", "REQUESTS", "ADMITTED", "DENIED", "SHARE"}}
+	if others > 0 {
+		t.header = append(t.header, "BY OTHERS")
+	}
+	t.header = append(t.header, "KEYS DENIED", "LIMIT FOR ALL")
+	for i := range r.Rules {
+		rule := &r.Rules[i]
+		requests := rule.Admitted + rule.Denied + rule.DeniedByOthers
+		row := []string{rule.Rule, rule.per(rule.Limit), grouped(requests), grouped(rule.Admitted),
+			grouped(rule.Denied), share(rule.Denied, requests)}
+		if others > 0 {
+			row = append(row, grouped(rule.DeniedByOthers))
+		}
+		enough := "any"
+		if rule.LimitForAll > 0 {
+			enough = rule.per(rule.LimitForAll)
+		}
+		t.rows = append(t.rows, append(row, grouped(rule.KeysDenied)+" of "+grouped(rule.Keys), enough))
+	}
+	b.WriteByte('\n')
+	return t.write(b)
+}
+
+// keyTable writes the rule's keys that were denied.
+func (r *Report) keyTable(b *bytes.Buffer, rule *Rule) error {
+	moment := "Jan _2 15:04:05"
+	if r.First.Year() != r.Last.Year() {
+		moment = "2006 " + moment
+	}
+	t := table{header: []string{"KEY", "ADMITTED", "DENIED", "FIRST DENIED", "LAST DENIED", "HIGHEST USE"}}
+	for i := range rule.Top {
+		k := &rule.Top[i]
+		if k.Denied == 0 {
+			break
+		}
+		t.rows = append(t.rows, []string{short(printable(k.Key)), grouped(k.Admitted), grouped(k.Denied),
+			k.FirstDenied.Format(moment), k.LastDenied.Format(moment), grouped(k.HighestUse)})
+	}
+	if len(t.rows) == 0 {
+		return nil
+	}
+	fmt.Fprintf(b, "\nRule %s denied %s%s:\n", rule.Rule, counted(rule.KeysDenied, "key"),
+		cut(rule.KeysDenied, len(t.rows), ". The %d it denied most"))
+	return t.write(b)
+}
+
+// per words a limit as a policy has it.
+func (r *Rule) per(limit int64) string {
+	window := time.Duration(r.WindowMS) * time.Millisecond
+	for _, unit := range []struct {
+		name   string
+		length time.Duration
+	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"min", time.Minute}, {"s", time.Second}} {
+		switch {
+		case window == unit.length:
+			return grouped(limit) + "/" + unit.name
+		case window%unit.length == 0:
+			return fmt.Sprintf("%s per %d%s", grouped(limit), window/unit.length, unit.name[:1])
+		}
+	}
+	return fmt.Sprintf("%s per %v", grouped(limit), window)
+}
+
+// table is a table whose first column is text and whose others are figures.
+type table struct {
+	header []string
+	rows   [][]string
+}
+
+func (t *table) write(w io.Writer) error {
+	rows := append([][]string{t.header}, t.rows...)
+	wide := 0
+	for _, row := range rows {
+		wide = max(wide, utf8.RuneCountInString(row[0]))
+	}
+	aligned := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range rows {
+		if _, err := fmt.Fprintf(aligned, "%-*s\t%s\t\n", wide, row[0], strings.Join(row[1:], "\t")); err != nil {
+			return err
+		}
+	}
+	return aligned.Flush()
+}
+
+// printable quotes a text that holds anything but plain characters.
+func printable(s string) string {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
+	if strings.ContainsFunc(s, odd) || s != strings.TrimSpace(s) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// short cuts a text to what a table has room for.
+func short(s string) string {
+	if runes := []rune(s); len(runes) > maxKey {
+		return string(runes[:maxKey-1]) + "…"
+	}
+	return s
+}
+
+// grouped writes a number with a comma before every three digits.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func share(part, whole int64) string {
+	return strconv.FormatFloat(100*float64(part)/float64(max(whole, 1)), 'f', 1, 64) + "%"
+}
+
+// counted writes how many things there are.
+func counted(n int64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return grouped(n) + " " + thing
+}
+
+// cut says which ones are shown if not all of n are.
+func cut(n int64, shown int, which string) string {
+	if int64(shown) == n {
+		return ""
+	}
+	return fmt.Sprintf(which, shown)
+}
