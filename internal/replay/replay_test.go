@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/replay"
 )
@@ -220,6 +221,21 @@ func TestReports(t *testing.T) {
 			t.Errorf("tried again as %+v, first as %+v", s.sent[2], s.sent[0])
 		}
 	})
+}
+
+func TestReportThatIsRefused(t *testing.T) {
+	log := mustWrite(t, line(0, "/a"), line(1, "/b"))
+	s := allowing()
+	s.report = func(_ context.Context, requests ...events.Request) error {
+		if requests[0].Path == "/a" {
+			return errors.Join(&gateway.RequestError{Err: &events.FieldError{Field: "path", Value: "/a", Want: "another"}})
+		}
+		return nil
+	}
+	sum, err := replay.Run(t.Context(), s, options(func(o *replay.Options) { o.Files, o.Reports, o.InFlight = []string{log}, true, 1 }))
+	if err != nil || sum.Reported != 1 || sum.Errors != 1 || s.paths() != "/a /b" {
+		t.Errorf("%+v, %v, tried %s", sum, err, s.paths())
+	}
 }
 
 func TestWhatEndsAReplay(t *testing.T) {
