@@ -19,6 +19,7 @@ type commands struct {
 	Up       upCommand       `cmd:"" help:"Run everything in one process: NATS, Postgres, ingest, limiter and writer."`
 	Check    checkCommand    `cmd:"" help:"Ask for one decision."`
 	Backtest backtestCommand `cmd:"" help:"Tell what a policy would have done to access logs, offline."`
+	Replay   replayCommand   `cmd:"" help:"Send the requests of access logs through a running system."`
 	Query    queryCommand    `cmd:"" help:"Ask about the stored requests."`
 	Audit    auditCommand    `cmd:"" help:"Prove over what is stored that the limits held and that nothing is lost."`
 	Bench    benchCommand    `cmd:"" help:"Measure a running system under load."`
