@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,7 +23,7 @@ func readBody(w http.ResponseWriter, r *http.Request, into *bytes.Buffer, most i
 	n, err := into.ReadFrom(io.LimitReader(r.Body, most+1))
 	if err == nil && n > most {
 		_, err = io.CopyN(io.Discard, r.Body, maxDiscard)
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			w.Header().Set("Connection", "close")
 			return refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than the %d bytes that %s takes.", most, r.URL.Path))
 		}

@@ -27,7 +27,7 @@ type fault struct {
 
 // faultsOf lists the *FieldErrors that err joins or wraps.
 func faultsOf(err error) []fault {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it unwraps them itself, all of them
 	case *events.FieldError:
 		return []fault{{Field: e.Field, Found: short(e.Value), Expected: e.Want}}
 	case interface{ Unwrap() []error }:
