@@ -1,0 +1,198 @@
+package decide_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
+)
+
+const threeRules = `
+version: 1
+tenants:
+  "*":
+    rules:
+      - {name: burst, limit: 3 per 10s, key: [user]}
+      - {name: steady, limit: 5/min, key: [user, method]}
+      - {name: heavy, limit: 10/min, key: [ip], exempt: {methods: [HEAD]}}
+`
+
+func mustParse(t testing.TB, text string) *policy.Policy {
+	t.Helper()
+	p, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Revision = 7
+	return p
+}
+
+var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func check(d *decide.Decider, at time.Duration, r events.Request) events.Record {
+	r.Tenant, r.Gateway = "acme", "g"
+	record := events.Record{Request: r}
+	d.Check(start.Add(at), &record)
+	return record
+}
+
+// The decision names the rule with the least left, of a denial the one that
+// takes longest; the record lists all that matched.
+func TestTheRuleThatBinds(t *testing.T) {
+	t.Parallel()
+	d := decide.New(mustParse(t, threeRules))
+	get := events.Request{ID: "1", User: "42", Method: "GET"}
+	for i := range 3 {
+		r := check(d, 0, get)
+		dec := r.Decision
+		if dec.Verdict != events.Allow || dec.Rule != "burst" || dec.Remaining != int64(2-i) || dec.Key != "42" || dec.Policy != 7 {
+			t.Fatalf("request %d: %+v", i+1, dec)
+		}
+		want := []events.Charge{
+			{Rule: "burst", Key: "42", Limit: 3, WindowMS: 10_000, Cost: 1, Remaining: int64(2 - i)},
+			{Rule: "steady", Key: `["42","GET"]`, Limit: 5, WindowMS: 60_000, Cost: 1, Remaining: int64(4 - i)},
+		}
+		if !slices.Equal(r.Charges, want) {
+			t.Fatalf("request %d charges %+v, want %+v", i+1, r.Charges, want)
+		}
+	}
+	r := check(d, 500*time.Microsecond, get)
+	if dec := r.Decision; dec.Verdict != events.Deny || dec.Rule != "burst" || dec.RetryAfterMS != 10_000 || dec.ResetMS != 10_000 {
+		t.Errorf("the fourth: %+v", dec)
+	}
+	if !r.Charges[0].Denied || r.Charges[1].Denied || r.Charges[1].Remaining != 2 {
+		t.Errorf("the fourth charges %+v; want burst alone without room, and nothing charged", r.Charges)
+	}
+	check(d, 10*time.Second, get)
+	check(d, 10*time.Second, get) // five in the minute
+	if dec := check(d, 11*time.Second, get).Decision; dec.Rule != "steady" || dec.RetryAfterMS != 49_000 {
+		t.Errorf("both without room or steady alone: %+v, want steady, which takes longer", dec)
+	}
+	heavy := events.Request{User: "7", Method: "GET", Cost: 4}
+	if dec := check(d, 11*time.Second, heavy).Decision; dec.Verdict != events.Deny || dec.RetryAfterMS != 0 || dec.Rule != "burst" {
+		t.Errorf("more than the limit: %+v, want a denial without retry_after_ms", dec)
+	}
+	if dec := check(d, 11*time.Second, events.Request{}).Decision; dec.Verdict != events.Allow || dec.Reason != events.ReasonNoRule || dec.Rule != "" {
+		t.Errorf("nothing to count by: %+v", dec)
+	}
+}
+
+// A record replayed charges what it charged, so a decider that has replayed
+// all records decides like the one that made them.
+func TestReplayIsTheSame(t *testing.T) {
+	t.Parallel()
+	p := mustParse(t, threeRules)
+	rapid.Check(t, func(t *rapid.T) {
+		first := decide.New(p)
+		var records []events.Record
+		var at time.Duration
+		step := func(d *decide.Decider, n int) events.Record {
+			at += time.Duration(rapid.IntRange(0, 8_000).Draw(t, "wait")) * time.Millisecond
+			r := events.Record{Request: events.Request{
+				ID: fmt.Sprint(n), Tenant: "acme", Gateway: "g", Time: start.Add(at),
+				User:   rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "user"),
+				Method: rapid.SampledFrom([]string{"GET", "PUT", "HEAD"}).Draw(t, "method"),
+				Cost:   rapid.Int64Range(0, 4).Draw(t, "cost"),
+			}}
+			if rapid.Bool().Draw(t, "is report") {
+				r.Request.Verdict = rapid.SampledFrom([]events.Verdict{"", events.Allow, events.Deny}).Draw(t, "verdict")
+				d.Report(start.Add(at), &r, rapid.Bool().Draw(t, "charged"))
+			} else {
+				d.Check(start.Add(at), &r)
+			}
+			return r
+		}
+		n := rapid.IntRange(1, 60).Draw(t, "requests")
+		for i := range n {
+			records = append(records, step(first, i))
+		}
+		second := decide.New(p)
+		for i := range records {
+			second.Replay(&records[i])
+		}
+		for i := range 20 {
+			was := at
+			r := step(first, n+i)
+			again := events.Record{Request: r.Request}
+			if r.Request.Verdict != "" {
+				second.Replay(&r) // whether it was charged already is the limiter's to say
+				continue
+			}
+			second.Check(start.Add(at), &again)
+			if a, b := events.AppendRecord(nil, &again), events.AppendRecord(nil, &r); string(a) != string(b) {
+				t.Fatalf("after %v, at %v: replayed\n%s, first\n%s", was, at, a, b)
+			}
+		}
+	})
+}
+
+func TestReports(t *testing.T) {
+	t.Parallel()
+	p := mustParse(t, `{version: 1, tenants: {"*": {rules: [{name: one, limit: 10/min, key: [user]}, {name: two, limit: 4/s, key: [user]}]}}}`)
+	for _, c := range []struct {
+		name      string
+		request   events.Request
+		charged   bool
+		verdict   events.Verdict
+		reason    events.Reason
+		cost      int64 // of rule one
+		remaining int64 // of rule one, afterwards
+	}{
+		{"undecided", events.Request{Cost: 3}, false, events.Allow, events.ReasonRule, 3, 7},
+		{"undecided, without room", events.Request{Cost: 5}, false, events.Deny, events.ReasonRule, 5, 10},
+		{"late", events.Request{Time: start.Add(-time.Minute - time.Microsecond)}, false, events.Allow, events.ReasonLate, 0, 10},
+		{"old, but not for rule one", events.Request{Time: start.Add(-time.Minute)}, false, events.Allow, events.ReasonRule, 1, 9},
+		{"denied by its gateway", events.Request{Verdict: events.Deny}, false, events.Deny, events.ReasonLocal, 0, 10},
+		{"let through", events.Request{Verdict: events.Allow, Cost: 3}, false, events.Allow, events.ReasonTimeout, 3, 7},
+		{"let through, with room in part", events.Request{Verdict: events.Allow, Cost: 12}, false, events.Allow, events.ReasonTimeout, 10, 0},
+		{"let through, charged before", events.Request{Verdict: events.Allow}, true, events.Allow, events.ReasonTimeout, 0, 10},
+		{"denied for want of a decision", events.Request{Verdict: events.Deny, Reason: events.ReasonTimeout}, false, events.Deny, events.ReasonTimeout, 0, 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := decide.New(p)
+			r := events.Record{Request: c.request}
+			r.Request.Tenant, r.Request.User = "acme", "42"
+			d.Report(start, &r, c.charged)
+			if r.Decision.Verdict != c.verdict || r.Decision.Reason != c.reason {
+				t.Errorf("decision %+v, want %s for %s", r.Decision, c.verdict, c.reason)
+			}
+			if len(r.Charges) > 0 && r.Charges[0].Cost != c.cost {
+				t.Errorf("charges %+v, want %d by rule one", r.Charges, c.cost)
+			}
+			if len(r.Charges) == 0 && c.cost != 0 {
+				t.Errorf("no charges, want %d by rule one", c.cost)
+			}
+			peek := check(d, 0, events.Request{User: "42", Peek: true})
+			if got := peek.Charges[0].Remaining; got != c.remaining {
+				t.Errorf("afterwards %d are left, want %d", got, c.remaining)
+			}
+		})
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	for _, keys := range []int{1, 10_000} {
+		b.Run(fmt.Sprint(keys, " keys"), func(b *testing.B) {
+			d := decide.New(policy.Default())
+			users := make([]string, keys)
+			for i := range users {
+				users[i] = fmt.Sprint("user-", i)
+			}
+			now, i := start, 0
+			b.ReportAllocs()
+			for b.Loop() {
+				r := events.Record{Request: events.Request{ID: "1", Tenant: "acme", Gateway: "g", User: users[i%keys], Method: "GET", Path: "/api/order/history/"}}
+				now = now.Add(time.Microsecond)
+				d.Check(now, &r)
+				i++
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
+		})
+	}
+}
