@@ -66,6 +66,8 @@ func (j *Journal) Blocks(ctx context.Context, start Start) (*Blocks, error) {
 	if start.Seq == 0 {
 		config = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start.Time}
 	}
+	// A lost consumer is made again once; the default, for ever, heeds no context.
+	config.MaxResetAttempts = 1
 	consumer, err := j.stream.OrderedConsumer(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("read journal of shard %d: %w", j.config.Shard, err)

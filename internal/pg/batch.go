@@ -117,8 +117,8 @@ func (b *Batch) Gaps() int { return len(b.gaps) }
 // Stored is what became of a batch.
 type Stored struct {
 	Rows        int // new ones
-	Present     int // that were there already: the cursor had been moved back by hand
-	DeadLetters int
+	DeadLetters int // new ones
+	Present     int // rows and dead letters that were there already: the cursor had been moved back
 }
 
 // Commit stores the batch in one transaction, all of it or nothing. Rows that
@@ -153,26 +153,32 @@ type unstored struct {
 }
 
 func (db *DB) commit(ctx context.Context, b *Batch, rows copying) (Stored, error) {
-	var not unstored
+	var stored Stored
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		// First, so that of two writers one waits for the other and stores nothing.
-		err := moveCursor(ctx, tx, b.from, b.to)
-		if err == nil {
-			not, err = rows(ctx, tx, b)
+		if err := moveCursor(ctx, tx, b.from, b.to); err != nil {
+			return err
 		}
-		if err == nil {
-			err = bury(ctx, tx, b.to, slices.Concat(b.dead, not.refused))
+		not, err := rows(ctx, tx, b)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			err = recordGaps(ctx, tx, b.from.Shard, b.gaps)
+		letters := slices.Concat(b.dead, not.refused)
+		buried, err := bury(ctx, tx, b.to, letters)
+		if err != nil {
+			return err
 		}
-		return err
+		stored = Stored{
+			Rows:        len(b.places) - len(not.refused) - not.present,
+			DeadLetters: buried,
+			Present:     not.present + len(letters) - buried,
+		}
+		if err := uncount(ctx, tx, b.from.Shard, stored.Present); err != nil {
+			return err
+		}
+		return recordGaps(ctx, tx, b.from.Shard, b.gaps)
 	})
-	return Stored{
-		Rows:        len(b.places) - len(not.refused) - not.present,
-		Present:     not.present,
-		DeadLetters: len(b.dead) + len(not.refused),
-	}, err
+	return stored, err
 }
 
 func copyAll(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
@@ -232,10 +238,11 @@ func (b *Batch) copy(ctx context.Context, tx pgx.Tx, from, to int) error {
 	return err
 }
 
-// bury stores dead letters. One that is there stays as it is.
-func bury(ctx context.Context, tx pgx.Tx, c Cursor, letters []deadLetter) error {
+// bury stores dead letters and tells how many are new. One that is there stays
+// as it is.
+func bury(ctx context.Context, tx pgx.Tx, c Cursor, letters []deadLetter) (int, error) {
 	if len(letters) == 0 {
-		return nil
+		return 0, nil
 	}
 	var (
 		seqs    []int64
@@ -251,13 +258,13 @@ func bury(ctx context.Context, tx pgx.Tx, c Cursor, letters []deadLetter) error 
 		records = append(records, []byte(l.Line))
 		errs = append(errs, storable(l.err))
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO dead_letters (shard, stream, seq, record_index, ts, record, error)
+	tag, err := tx.Exec(ctx, `INSERT INTO dead_letters (shard, stream, seq, record_index, ts, record, error)
 		SELECT $1, $2, * FROM unnest($3::bigint[], $4::integer[], $5::timestamptz[], $6::bytea[], $7::text[])
 		ON CONFLICT DO NOTHING`, c.Shard, c.Stream, seqs, indexes, stored, records, errs)
 	if err != nil {
-		return fmt.Errorf("dead letters: %w", err)
+		return 0, fmt.Errorf("dead letters: %w", err)
 	}
-	return nil
+	return int(tag.RowsAffected()), nil
 }
 
 func recordGaps(ctx context.Context, tx pgx.Tx, shard int, gaps []Gap) error {

@@ -14,7 +14,7 @@ type Cursor struct {
 	Shard      int
 	Stream     int64     // the journal's identity
 	LastSeq    uint64    // last block stored
-	Records    int64     // that became rows or dead letters, ever
+	Records    int64     // that became rows or dead letters, ever, each once
 	LastStored time.Time // when the journal stored that block; zero before the first
 }
 
@@ -45,6 +45,11 @@ func readCursor(ctx context.Context, q querier, shard int) (Cursor, bool, error)
 	return c, true, nil
 }
 
+// At tells whether c is where other is, however many records they count.
+func (c Cursor) At(other Cursor) bool {
+	return c.Shard == other.Shard && c.Stream == other.Stream && c.LastSeq == other.LastSeq && c.LastStored.Equal(other.LastStored)
+}
+
 // StartCursor makes the cursor of a shard of which nothing has been stored. If
 // there is one meanwhile, it stays.
 func (db *DB) StartCursor(ctx context.Context, shard int, stream int64) error {
@@ -56,18 +61,29 @@ func (db *DB) StartCursor(ctx context.Context, shard int, stream int64) error {
 	return nil
 }
 
-// moveCursor is a compare-and-set: the error is ErrCursorMoved if the cursor
-// is not at from.
+// moveCursor is a compare-and-set, and counts the records in between: the error
+// is ErrCursorMoved if the cursor is not at from.
 func moveCursor(ctx context.Context, tx pgx.Tx, from, to Cursor) error {
 	tag, err := tx.Exec(ctx, `UPDATE writer_cursor
-		SET stream = $4, last_seq = $5, records = $6, last_stored = $7, updated_at = now()
+		SET stream = $4, last_seq = $5, records = records + $6, last_stored = $7, updated_at = now()
 		WHERE shard = $1 AND stream = $2 AND last_seq = $3`,
-		from.Shard, from.Stream, from.LastSeq, to.Stream, to.LastSeq, to.Records, moment(to.LastStored))
+		from.Shard, from.Stream, from.LastSeq, to.Stream, to.LastSeq, to.Records-from.Records, moment(to.LastStored))
 	if err != nil {
 		return fmt.Errorf("move cursor: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
 		return ErrCursorMoved
+	}
+	return nil
+}
+
+// uncount takes back records that were counted before.
+func uncount(ctx context.Context, tx pgx.Tx, shard, records int) error {
+	if records == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `UPDATE writer_cursor SET records = records - $2 WHERE shard = $1`, shard, records); err != nil {
+		return fmt.Errorf("count records: %w", err)
 	}
 	return nil
 }

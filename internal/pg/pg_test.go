@@ -256,25 +256,27 @@ func TestCursorIsComparedAndSet(t *testing.T) {
 	}
 }
 
-// A record that is a row stays that one row when it is stored again.
-func TestRowsStoredAgainAreThereOnce(t *testing.T) {
+// A record that is stored stays that one row or dead letter, and counts once,
+// when it is stored again.
+func TestStoredAgainIsStoredOnce(t *testing.T) {
 	db, conn := mustMigrated(t)
-	start := mustCursor(t, db)
 	var b pg.Batch
-	b.Reset(start)
+	b.Reset(mustCursor(t, db))
 	add(t, &b, 1, stored, record("a"), record("b"))
+	b.Bury(pg.Place{Seq: 1, Index: 2, Stored: stored}, errors.New("bad"))
 	if _, err := db.Commit(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
-	mustExec(t, conn, `DELETE FROM writer_cursor; DELETE FROM requests WHERE request_id = 'b'`)
-	if err := db.StartCursor(t.Context(), 0, stream); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := db.Commit(t.Context(), &b); err != nil || got != (pg.Stored{Rows: 1, Present: 1}) {
+	mustExec(t, conn, `UPDATE writer_cursor SET last_seq = 0, records = records - 1`)
+	mustExec(t, conn, `DELETE FROM requests WHERE request_id = 'b'`)
+	if got, err := db.Commit(t.Context(), &b); err != nil || got != (pg.Stored{Rows: 1, Present: 2}) {
 		t.Fatalf("commit: %+v, %v", got, err)
 	}
 	if n := count(t, conn, "requests"); n != 2 {
 		t.Errorf("%d rows", n)
+	}
+	if c := mustCursor(t, db); c.Records != 3 {
+		t.Errorf("cursor %+v", c)
 	}
 }
 

@@ -43,31 +43,23 @@ func (db *DB) RowsByID(ctx context.Context, shard int, ids []idgen.ID, from, to 
 	return db.rows(ctx, asText+` AND id = ANY ($2) AND ts BETWEEN $3 AND $4`, shard, numbers, from, to)
 }
 
-// RowsBeyond returns up to limit rows of a shard stored after a time.
-func (db *DB) RowsBeyond(ctx context.Context, shard int, after time.Time, limit int) ([]Row, error) {
-	return db.rows(ctx, asText+` AND ts > $2 ORDER BY ts, id LIMIT $3`, shard, after, limit)
-}
-
-// RowsBefore returns up to limit rows of a shard stored before a time.
-func (db *DB) RowsBefore(ctx context.Context, shard int, before time.Time, limit int) ([]Row, error) {
-	return db.rows(ctx, asText+` AND ts < $2 ORDER BY ts, id LIMIT $3`, shard, before, limit)
-}
-
 func (db *DB) rows(ctx context.Context, sql string, args ...any) ([]Row, error) {
 	rows, err := db.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("rows: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Row, error) {
-		var r Row
-		err := row.Scan(&r.ID, &r.TS, &r.Fields)
-		r.TS = r.TS.UTC()
-		return r, err
-	})
+	list, err := pgx.CollectRows(rows, scanRow)
 	if err != nil {
 		return nil, fmt.Errorf("rows: %w", err)
 	}
 	return list, nil
+}
+
+func scanRow(row pgx.CollectableRow) (Row, error) {
+	var r Row
+	err := row.Scan(&r.ID, &r.TS, &r.Fields)
+	r.TS = r.TS.UTC()
+	return r, err
 }
 
 // DeadLetter is a record that could not be a row.
@@ -98,8 +90,13 @@ type Tally struct {
 	Started     bool  // there is a cursor
 	Rows        int64 // of requests
 	DeadLetters int64
+	Beyond      int64 // rows stored after the block at the cursor; there should be none
+	BeyondRows  []Row // the first of them, at most MaxBeyond
 	Gaps        []Gap // in the order they were noticed
 }
+
+// MaxBeyond bounds Tally.BeyondRows.
+const MaxBeyond = 100
 
 // Tally counts what there is of a shard.
 func (db *DB) Tally(ctx context.Context, shard int) (Tally, error) {
@@ -110,12 +107,20 @@ func (db *DB) Tally(ctx context.Context, shard int) (Tally, error) {
 		if t.Cursor, t.Started, err = readCursor(ctx, tx, shard); err != nil {
 			return err
 		}
-		err = tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM requests WHERE `+ofShard+`),
-			(SELECT count(*) FROM dead_letters WHERE shard = $1)`, shard).Scan(&t.Rows, &t.DeadLetters)
+		err = tx.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE ts > $2),
+			(SELECT count(*) FROM dead_letters WHERE shard = $1) FROM requests WHERE `+ofShard,
+			shard, t.Cursor.LastStored).Scan(&t.Rows, &t.Beyond, &t.DeadLetters)
 		if err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT stream, first_seq, coalesce(last_seq, 0), reason, ts_after, ts_until
+		rows, err := tx.Query(ctx, asText+` AND ts > $2 ORDER BY ts, id LIMIT $3`, shard, t.Cursor.LastStored, MaxBeyond)
+		if err != nil {
+			return err
+		}
+		if t.BeyondRows, err = pgx.CollectRows(rows, scanRow); err != nil {
+			return err
+		}
+		rows, err = tx.Query(ctx, `SELECT stream, first_seq, coalesce(last_seq, 0), reason, ts_after, ts_until
 			FROM gaps WHERE shard = $1 ORDER BY gap`, shard)
 		if err != nil {
 			return err

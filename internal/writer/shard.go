@@ -255,7 +255,7 @@ func (s *shard) settle(ctx context.Context, b *pg.Batch) (pg.Stored, error) {
 	switch {
 	case err != nil:
 		return pg.Stored{}, err
-	case c == b.To():
+	case c.At(b.To()):
 		return pg.Stored{Rows: b.Len()}, nil
 	}
 	return pg.Stored{}, fmt.Errorf("%w to block %d of stream %d", errMoved, c.LastSeq, c.Stream)
@@ -270,7 +270,7 @@ func (s *shard) stored(b *pg.Batch, stored pg.Stored) {
 	s.metrics.deadLetters.Add(float64(stored.DeadLetters))
 	s.metrics.gaps.Add(float64(b.Gaps()))
 	if stored.Present > 0 {
-		s.log.Warn("some rows were there already", zap.Int("rows", stored.Present), zap.Uint64("up_to_block", to.LastSeq))
+		s.log.Warn("some records were stored already", zap.Int("records", stored.Present), zap.Uint64("up_to_block", to.LastSeq))
 	}
 	if stored.DeadLetters > 0 || b.Gaps() > 0 {
 		s.log.Error("not every record is a row", zap.Int("dead_letters", stored.DeadLetters), zap.Int("gaps", b.Gaps()), zap.Uint64("up_to_block", to.LastSeq))

@@ -1,0 +1,222 @@
+package audit
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math"
+	"time"
+
+	"github.com/weirhq/weir/internal/events"
+)
+
+// Times here are microseconds since 1970, as records bear them.
+
+// windowKey names one window.
+type windowKey struct{ tenant, rule, key string }
+
+// admission is what was charged at one moment.
+type admission struct{ at, cost int64 }
+
+// window is every admission that still counts.
+type window struct {
+	admissions []admission // the oldest first
+	sum        int64
+	length     int64
+	unsettled  int64 // until then what the limiter knew cannot be told: the rule's window has changed
+}
+
+// drop forgets what no longer counts at t. An admission exactly one window old
+// is out.
+func (w *window) drop(t int64) {
+	n := 0
+	for n < len(w.admissions) && w.admissions[n].at <= t-w.length {
+		w.sum -= w.admissions[n].cost
+		n++
+	}
+	w.admissions = w.admissions[n:]
+}
+
+func (w *window) admit(t, cost int64) {
+	if cost == 0 {
+		return
+	}
+	w.sum += cost
+	if n := len(w.admissions); n > 0 && w.admissions[n-1].at == t {
+		w.admissions[n-1].cost += cost
+		return
+	}
+	w.admissions = append(w.admissions, admission{t, cost})
+}
+
+const (
+	// horizon and horizonBytes bound how long the limiter promises to remember
+	// a request id: 2 minutes, or as long as 32 MiB of decisions go. Records
+	// are longer than their decisions.
+	horizon      = int64(2 * time.Minute / time.Microsecond)
+	horizonBytes = 32 << 20
+
+	// sweepEvery is how many records pass between two looks for windows that
+	// have run empty.
+	sweepEvery = 1 << 16
+)
+
+// oracle holds the decisions of a journal to promise 1 and the once of promise
+// 3. It is written to be plainly right and shares no code with what decides.
+type oracle struct {
+	windows map[windowKey]*window
+	rules   map[[2]string]bool // tenant and rule of every decision
+	trimmed bool               // the journal began before the first record
+	since   int64              // admissions before are not known
+	last    int64              // decided_at of the record before
+	records int64
+
+	seed       maphash.Seed
+	young, old map[uint64]charged // ids that were charged, of two generations
+	bytes      int64              // of all records
+	rotated    charged            // where the young generation began
+
+	opened, admitted, denied, unjudged int64
+}
+
+// charged is when an id was charged, in time and in bytes of records.
+type charged struct{ at, bytes int64 }
+
+func newOracle() *oracle {
+	return &oracle{
+		windows: map[windowKey]*window{}, rules: map[[2]string]bool{}, since: math.MinInt64, last: math.MinInt64,
+		seed: maphash.MakeSeed(), young: map[uint64]charged{}, old: map[uint64]charged{},
+	}
+}
+
+// judge takes the next record of the journal, of size bytes, and returns what
+// is wrong with its decision.
+func (o *oracle) judge(r *events.Record, size int) []string {
+	d := &r.Decision
+	t := d.DecidedAt.UnixMicro()
+	var faults []string
+	if t < o.last {
+		faults = append(faults, fmt.Sprintf("decided at %s, before the record ahead of it", instant(t)))
+	}
+	if o.records == 0 && o.trimmed {
+		o.since = t
+	}
+	o.last = max(o.last, t)
+	o.bytes += int64(size)
+	if o.records++; o.records%sweepEvery == 0 {
+		o.sweep(t)
+	}
+	charges := r.Charges
+	if len(charges) == 0 && d.Rule != "" {
+		charges = []events.Charge{{Rule: d.Rule, Key: d.Key, Limit: d.Limit, WindowMS: d.WindowMS, Cost: d.Cost, Denied: d.Verdict == events.Deny}}
+	}
+	if d.Reason == events.ReasonRule {
+		faults = append(faults, o.decision(d.Verdict, r.Request.Tenant, t, charges)...)
+	}
+	if d.Verdict != events.Allow || d.Reason != events.ReasonRule && d.Reason != events.ReasonTimeout {
+		return faults
+	}
+	var units int64
+	for _, c := range charges {
+		o.window(r.Request.Tenant, t, &c).admit(t, c.Cost)
+		units += c.Cost
+	}
+	if units > 0 && o.chargedBefore(r.Request.Tenant, r.Request.ID, t) {
+		faults = append(faults, fmt.Sprintf("request id %q is charged twice within %v", r.Request.ID, time.Duration(horizon)*time.Microsecond))
+	}
+	return faults
+}
+
+// decision judges what the limiter decided by rules.
+func (o *oracle) decision(v events.Verdict, tenant string, t int64, charges []events.Charge) []string {
+	var faults []string
+	due := false
+	for _, c := range charges {
+		w := o.window(tenant, t, &c)
+		if rule := [2]string{tenant, c.Rule}; !o.rules[rule] {
+			o.rules[[2]string{clone(tenant), clone(c.Rule)}] = true
+		}
+		state := fmt.Sprintf("rule %s, key %q: %d of %d used in the %v before %s, cost %d",
+			c.Rule, c.Key, w.sum, c.Limit, time.Duration(c.WindowMS)*time.Millisecond, instant(t), c.Cost)
+		over := w.sum+c.Cost > c.Limit
+		switch {
+		case t < w.unsettled:
+			o.unjudged++
+			due = true
+		case v == events.Allow:
+			o.admitted++
+			if over {
+				faults = append(faults, "admitted over the limit: "+state)
+			}
+			if c.Denied {
+				faults = append(faults, "admitted although a charge was denied: "+state)
+			}
+		case !c.Denied:
+		case !over && t-w.length < o.since:
+			o.unjudged++
+			due = true
+		default:
+			o.denied++
+			due = true
+			if !over {
+				faults = append(faults, "denied although there was room: "+state)
+			}
+		}
+	}
+	if v == events.Deny && !due {
+		faults = append(faults, "denied although no charge was")
+	}
+	return faults
+}
+
+// window returns a charge's window as it is at t.
+func (o *oracle) window(tenant string, t int64, c *events.Charge) *window {
+	key := windowKey{tenant, c.Rule, c.Key}
+	w := o.windows[key]
+	length := c.WindowMS * 1000
+	if w == nil {
+		// The record's memory is its whole block's.
+		key = windowKey{clone(tenant), clone(c.Rule), clone(c.Key)}
+		w = &window{length: length, unsettled: math.MinInt64}
+		o.windows[key] = w
+		o.opened++
+	}
+	if w.length != length {
+		w.unsettled = t + max(w.length, length)
+		w.length = length
+	}
+	w.drop(t)
+	return w
+}
+
+// sweep forgets the windows that have run empty.
+func (o *oracle) sweep(t int64) {
+	for key, w := range o.windows {
+		if w.drop(t); len(w.admissions) == 0 && w.unsettled < t {
+			delete(o.windows, key)
+		}
+	}
+}
+
+// chargedBefore remembers that an id is charged, and tells whether it was
+// within the horizon.
+func (o *oracle) chargedBefore(tenant, id string, t int64) bool {
+	if t-o.rotated.at > horizon || o.bytes-o.rotated.bytes > horizonBytes {
+		o.young, o.old = o.old, o.young
+		clear(o.young)
+		o.rotated = charged{t, o.bytes}
+	}
+	var h maphash.Hash
+	h.SetSeed(o.seed)
+	_, _ = h.WriteString(tenant)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(id)
+	sum := h.Sum64()
+	before, ok := o.young[sum]
+	if !ok {
+		before, ok = o.old[sum]
+	}
+	o.young[sum] = charged{t, o.bytes}
+	return ok && t-before.at <= horizon && o.bytes-before.bytes <= horizonBytes
+}
+
+func instant(t int64) string { return time.UnixMicro(t).UTC().Format(time.RFC3339Nano) }
