@@ -20,6 +20,13 @@ type backtestCommand struct {
 	Logs   []string `help:"Access logs, gzipped or not, taken as one; - is standard input." arg:"" name:"log"`
 }
 
+// Help explains the columns.
+func (*backtestCommand) Help() string {
+	return `The requests are decided in the order of the logs' own times, each as if it had just arrived.
+
+KEY is what a rule counts by. BY OTHERS are requests that the rule had room for and another rule denied. HIGHEST USE is the most a key asked for in any one window, denied or not, and LIMIT FOR ALL the least limit that would have denied nobody.`
+}
+
 // Run decides the requests of the logs and prints what became of them.
 func (c *backtestCommand) Run(ctx context.Context, out console) error {
 	if c.Top < 0 {

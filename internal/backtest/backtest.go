@@ -4,7 +4,9 @@
 //
 // Requests are sorted by their time before the first is decided, so all of
 // them are held. A request takes 16 bytes, 20 while it is decided; what all
-// requests have in common that are charged alike is held once.
+// requests have in common that are charged alike is held once, in about 700.
+// With a rule for each client, ten million requests of a hundred thousand
+// clients so take 300 MB.
 package backtest
 
 import (

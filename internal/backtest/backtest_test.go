@@ -12,11 +12,12 @@ import (
 	"net/netip"
 	"reflect"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/weirhq/weir/internal/backtest"
 	"github.com/weirhq/weir/internal/events"
@@ -25,37 +26,43 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+// failer is a test, a benchmark or a property under test.
+type failer interface {
+	rapid.TB
+	Context() context.Context
+}
+
 // parse reads a policy of the given rules for every tenant.
-func parse(tb testing.TB, rules ...string) *policy.Policy {
-	tb.Helper()
+func parse(t failer, rules ...string) *policy.Policy {
+	t.Helper()
 	p, err := policy.Parse([]byte("version: 1\ntenants:\n  \"*\":\n    rules:\n      - " + strings.Join(rules, "\n      - ") + "\n"))
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
 	return p
 }
 
-func begin(tb testing.TB, p *policy.Policy) *backtest.Backtest {
-	tb.Helper()
+func begin(t failer, p *policy.Policy) *backtest.Backtest {
+	t.Helper()
 	b, err := backtest.New(p, "acme")
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
 	return b
 }
 
 // run decides logs, which are called log-0, log-1 and so on.
-func run(tb testing.TB, p *policy.Policy, top int, logs ...string) *backtest.Report {
-	tb.Helper()
-	b := begin(tb, p)
+func run(t failer, p *policy.Policy, top int, logs ...string) *backtest.Report {
+	t.Helper()
+	b := begin(t, p)
 	for i, log := range logs {
-		if err := b.Read(tb.Context(), fmt.Sprintf("log-%d", i), strings.NewReader(log)); err != nil {
-			tb.Fatal(err)
+		if err := b.Read(t.Context(), fmt.Sprintf("log-%d", i), strings.NewReader(log)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	report, err := b.Decide(tb.Context(), top)
+	report, err := b.Decide(t.Context(), top)
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
 	return report
 }
@@ -212,33 +219,33 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// What a request takes does not grow with what its line says, only with what
-// it is counted by.
+// What a request takes does not grow with its line, nor what a client takes.
 func TestMemory(t *testing.T) {
-	const requests, clients = 100_000, 100
-	long := strings.Repeat("x", 300)
-	heap := func() uint64 {
+	heap := func() int {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
+		return int(m.HeapAlloc)
 	}
-	before := heap()
-	b := begin(t, parse(t, "{ name: client, limit: 10/min, key: [ip], exempt: { methods: [POST] } }"))
-	for i := range requests {
-		r := events.Request{
-			Time: at(i), IP: client(i % clients), Method: "GET", Path: long + strconv.Itoa(i), User: long + strconv.Itoa(i),
+	p, long := parse(t, "{ name: user, limit: 10/min, key: [user], exempt: { methods: [POST] } }"), strings.Repeat("x", 2000)
+	for _, tt := range []struct{ requests, users, most int }{
+		{50_000, 100, 64}, // 16, what the list has in reserve, and the users
+		{10_000, 10_000, 1000},
+	} {
+		before, b := heap(), begin(t, p)
+		for i := range tt.requests {
+			line := fmt.Sprintf("%08d /%s%d", i%tt.users, long, i)
+			r := events.Request{Time: at(i), User: line[:8], Method: "GET", Path: line[9:]}
+			if err := b.Add(&r); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := b.Add(&r); err != nil {
+		if each := (heap() - before) / tt.requests; each > tt.most {
+			t.Errorf("%d requests of %d users: %d bytes each, want at most %d", tt.requests, tt.users, each, tt.most)
+		}
+		if _, err := b.Decide(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
-	}
-	held := heap() - before
-	if each := held / requests; each > 2*16 {
-		t.Errorf("%d bytes a request, want 16 and what the list has in reserve", each)
-	}
-	if _, err := b.Decide(t.Context(), 1); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -38,9 +38,8 @@ func (r *Report) WriteText(w io.Writer) error {
 }
 
 func (r *Report) summary(b *bytes.Buffer) {
-	const day = "2006-01-02 15:04:05"
 	fmt.Fprintf(b, "%s of tenant %s, %s to %s UTC\n", counted(r.Requests, "request"), r.Tenant,
-		r.First.Format(day), r.Last.Format(day))
+		r.First.Format(time.DateTime), r.Last.Format(time.DateTime))
 	fmt.Fprintf(b, "%s admitted, %s denied (%s), %s exempt, %s without a rule; %s\n", grouped(r.Admitted),
 		grouped(r.Denied), share(r.Denied, r.Requests), grouped(r.Exempt), grouped(r.NoRule), counted(r.BadLines, "bad line"))
 }
@@ -81,7 +80,7 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 func (r *Report) keyTable(b *bytes.Buffer, rule *Rule) error {
 	moment := "Jan _2 15:04:05"
 	if r.First.Year() != r.Last.Year() {
-		moment = "2006 " + moment
+		moment = time.DateTime
 	}
 	t := table{header: []string{"KEY", "ADMITTED", "DENIED", "FIRST DENIED", "LAST DENIED", "HIGHEST USE"}}
 	for i := range rule.Top {
@@ -164,7 +163,11 @@ func grouped(n int64) string {
 	return s
 }
 
+// share writes a part in percent, and nothing as 0 that is not.
 func share(part, whole int64) string {
+	if part > 0 && part*2000 < whole {
+		return "<0.1%"
+	}
 	return strconv.FormatFloat(100*float64(part)/float64(max(whole, 1)), 'f', 1, 64) + "%"
 }
 
