@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/idgen"
 )
 
-// headerRoom is what a block's headers take of a message at most.
+// headerRoom is what headers take of a message at most.
 const headerRoom = 4 << 10
 
 // block is what is decided and not yet in the journal.

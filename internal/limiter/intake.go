@@ -87,7 +87,7 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
 		MaxAge:      l.config.JournalAge / 2,
-		MaxMsgSize:  events.MaxPayload,
+		MaxMsgSize:  events.MaxPayload + headerRoom,
 		Storage:     jetstream.FileStorage,
 		Duplicates:  Horizon,
 	})
