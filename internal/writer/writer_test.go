@@ -10,8 +10,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/weirhq/weir/internal/embedded"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/pg"
@@ -34,7 +36,13 @@ type env struct {
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	js, err := jetstream.New(testenv.Connect(t, testenv.NATS(t)))
+	return newEnvOn(t, testenv.NATS(t))
+}
+
+// newEnvOn is newEnv on a broker of the test's own.
+func newEnvOn(t *testing.T, nats string) *env {
+	t.Helper()
+	js, err := jetstream.New(testenv.Connect(t, nats))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,6 +364,41 @@ func TestWhatCannotBeARowIsADeadLetter(t *testing.T) {
 	}
 	if n := e.number(`SELECT records FROM writer_cursor`); n != 8+2+1+1+1002+1 {
 		t.Errorf("%d records by the cursor", n)
+	}
+}
+
+// The broker is away for a while, and then a stop does not wait for it.
+func TestBrokerRestarts(t *testing.T) {
+	t.Parallel()
+	options := embedded.NATSOptions{Dir: t.TempDir(), Addr: "127.0.0.1:0", Log: zap.NewNop()}
+	broker, err := embedded.StartNATS(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Addr = strings.TrimPrefix(broker.URL(), "nats://")
+	e := newEnvOn(t, broker.URL())
+	w := e.start(e.url)
+	for range 3 {
+		e.blocks(5, 5)
+		if err := broker.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if broker, err = embedded.StartNATS(t.Context(), options); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.blocks(5, 5)
+	e.caughtUp()
+	e.everyRecordOnce()
+	if err := broker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("the stop took %v", took)
 	}
 }
 
