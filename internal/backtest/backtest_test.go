@@ -128,6 +128,16 @@ func TestEqualTimes(t *testing.T) {
 	}
 }
 
+// A client that two rules count is two keys.
+func TestRulesWithEqualKeys(t *testing.T) {
+	p := parse(t, "{ name: reads, limit: 1/min, key: [ip], match: { methods: [GET] } }",
+		"{ name: writes, limit: 1/min, key: [ip], match: { methods: [POST] } }")
+	got := run(t, p, 1, line(0, one, "GET /")+line(1, one, "POST /")+line(2, one, "POST /"))
+	if reads, writes := got.Rules[0], got.Rules[1]; reads.Admitted != 1 || reads.Denied != 0 || writes.Admitted != 1 || writes.Denied != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestTenantsOwnRules(t *testing.T) {
 	p, err := policy.Parse([]byte(`{version: 1, tenants: {"*": {rules: [{name: everybody, limit: 1/s, key: [ip]}]}, acme: {rules: []}}}`))
 	if err != nil {
