@@ -26,9 +26,11 @@ const (
 var ErrFenced = errors.New("another owner has appended to the journal")
 
 const (
-	// minGap keeps a shard below 10,000 blocks a second, so that the block
-	// digits of ids cannot wrap within one.
-	minGap = 100 * time.Microsecond
+	// paceBlocks take paceTime at least. That keeps a shard below 10,000 blocks
+	// a second, so that the block digits of ids cannot wrap within one. No single
+	// block waits: a sleep this short takes a millisecond.
+	paceBlocks = 100
+	paceTime   = 11 * time.Millisecond
 	// appendTimeout is how long one attempt waits for its acknowledgement.
 	appendTimeout = 5 * time.Second
 	// maxAcks bounds acknowledgements of attempts that were given up.
@@ -44,7 +46,7 @@ type Appender struct {
 	journal *Journal
 	owner   string
 	last    uint64    // sequence of the last block
-	sent    time.Time // when the last block was sent
+	paced   time.Time // when the last paceBlocks began
 	failed  func(error)
 
 	acks     chan *nats.Msg
@@ -77,8 +79,9 @@ func (a *Appender) Close() {
 // It tries until the block is stored, ctx ends, or the error is ErrFenced. The
 // body may be reused afterwards.
 func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
-	if gap := minGap - time.Since(a.sent); gap > 0 {
-		time.Sleep(gap)
+	if a.last%paceBlocks == 0 {
+		time.Sleep(paceTime - time.Since(a.paced))
+		a.paced = time.Now()
 	}
 	msg := &nats.Msg{Subject: a.journal.subject, Data: body, Header: nats.Header{
 		headerCount:  {strconv.Itoa(count)},
@@ -88,7 +91,6 @@ func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq
 		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(a.last, 10)},
 	}}
 	attempt := func() error {
-		a.sent = time.Now()
 		err := a.try(ctx, msg)
 		if errors.Is(err, ErrFenced) {
 			return backoff.Permanent(err)
