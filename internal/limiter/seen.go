@@ -10,6 +10,9 @@ import (
 const (
 	// seenBytes bounds the decisions that a generation remembers: some 150,000.
 	seenBytes = 32 << 20
+	// chunkBytes is how much memory a generation grows by: nothing is copied,
+	// which would hold up every check for milliseconds.
+	chunkBytes = 1 << 20
 	// Horizon is how long a request id is remembered at least, unless more
 	// than seenBytes of decisions were made within it.
 	Horizon = 2 * time.Minute
@@ -20,7 +23,8 @@ const (
 //
 // There are two generations. When the younger has lasted for the horizon, or
 // is full, it becomes the older, and what the older knew is forgotten. Neither
-// holds pointers, so that the garbage collector passes them by.
+// holds a pointer for each decision, so that the garbage collector passes them
+// by.
 type seen struct {
 	seeds        [2]maphash.Seed
 	young, old   generation
@@ -28,17 +32,19 @@ type seen struct {
 }
 
 type generation struct {
-	at   map[fingerprint]span
-	text []byte
+	at     map[fingerprint]span
+	chunks [][]byte // of decisions' JSON; the last one is being filled
+	size   int      // bytes of decisions
 }
 
 // fingerprint stands for a tenant's request id: 128 bits of keyed hash, so that
 // nobody can choose two ids that look alike.
 type fingerprint [2]uint64
 
+// span is where a decision's JSON is.
 type span struct {
-	from, to uint32
-	deny     bool
+	chunk, from, to uint32
+	deny            bool
 }
 
 // decided is a decision that was made: its verdict, and its JSON.
@@ -77,22 +83,32 @@ func (s *seen) decision(f fingerprint) (decided, bool) {
 		g = &s.old
 		at, ok = g.at[f]
 	}
-	d := decided{events.Allow, g.text[at.from:at.to]}
+	if !ok {
+		return decided{}, false
+	}
+	d := decided{events.Allow, g.chunks[at.chunk][at.from:at.to]}
 	if at.deny {
 		d.verdict = events.Deny
 	}
-	return d, ok
+	return d, true
 }
 
 // add remembers a decision made at now.
 func (s *seen) add(f fingerprint, now time.Time, d decided) {
-	if now.Sub(s.sinceRotated) > Horizon || len(s.young.text)+len(d.text) > seenBytes {
+	if now.Sub(s.sinceRotated) > Horizon || s.young.size+len(d.text) > seenBytes {
 		s.young, s.old = s.old, s.young
 		clear(s.young.at)
-		s.young.text = s.young.text[:0]
+		s.young.chunks, s.young.size = nil, 0
 		s.sinceRotated = now
 	}
-	from := len(s.young.text)
-	s.young.text = append(s.young.text, d.text...)
-	s.young.at[f] = span{uint32(from), uint32(len(s.young.text)), d.verdict == events.Deny}
+	g := &s.young
+	last := len(g.chunks) - 1
+	if last < 0 || len(g.chunks[last])+len(d.text) > cap(g.chunks[last]) {
+		g.chunks = append(g.chunks, make([]byte, 0, max(chunkBytes, len(d.text))))
+		last++
+	}
+	from := len(g.chunks[last])
+	g.chunks[last] = append(g.chunks[last], d.text...)
+	g.size += len(d.text)
+	g.at[f] = span{uint32(last), uint32(from), uint32(from + len(d.text)), d.verdict == events.Deny}
 }
