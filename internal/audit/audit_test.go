@@ -272,6 +272,9 @@ func TestChangesByHandAreNamed(t *testing.T) {
 			SELECT id + 500, ts, ts, 'a', 'g', 1, 1, 'allow', 'rule', 0, false, false FROM saved WHERE request_id = 'r7'`,
 			[]string{`has no record in the journal`, `but the cursor has counted`}},
 		{`INSERT INTO requests (id, ts, decided_at, tenant, gateway, cost, count, verdict, reason, policy, degraded, late)
+			SELECT id, (SELECT min(ts) FROM saved) - '1us'::interval, ts, 'a', 'g', 1, 1, 'allow', 'rule', 0, false, false FROM saved WHERE request_id = 'r7'`,
+			[]string{`has no record in the journal`, `but the cursor has counted`}},
+		{`INSERT INTO requests (id, ts, decided_at, tenant, gateway, cost, count, verdict, reason, policy, degraded, late)
 			SELECT id, ts + '1h', ts, 'a', 'g', 1, 1, 'allow', 'rule', 0, false, false FROM saved WHERE request_id = 'r7'`,
 			[]string{`is beyond the cursor`, `but the cursor has counted`}},
 		{`INSERT INTO requests (id, ts, decided_at, tenant, gateway, cost, count, verdict, reason, policy, degraded, late)
@@ -335,7 +338,7 @@ func TestTrimmedJournal(t *testing.T) {
 func TestWrongDecisionsAreNamed(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	at := func(offset time.Duration) time.Time { return now.Add(offset) }
+	at := now.Add
 	several := func(id string, when time.Time, allow bool, denied ...bool) events.Record {
 		r := decided(id, "u", when, allow)
 		for i, d := range denied {

@@ -37,7 +37,7 @@ func (w *Writer) ready(ctx context.Context) error {
 	defer cancel()
 	if err := w.db.Ping(ctx); err != nil {
 		w.log.Debug("not ready", zap.Error(err))
-		return errors.New("Postgres does not answer")
+		return errors.New("no answer from Postgres")
 	}
 	if w.held.Load() > 0 {
 		return errors.New("nothing is stored until the configuration is mended: see the log")

@@ -493,7 +493,7 @@ func TestAReplacedJournalIsAGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.create()
-	e.blocks(3, 2)
+	e.blocks(8, 2) // past where the old one ended
 	e.caughtUp()
 	e.everyRecordOnce()
 	if got := e.gaps(); got != "replaced 6-?" {
