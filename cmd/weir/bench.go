@@ -54,10 +54,10 @@ func (c *benchCommand) measure(ctx context.Context, client *client) ([]load.Resu
 		if err != nil {
 			return nil, err
 		}
-		results = append(results, r)
-		if ctx.Err() != nil {
-			break
+		if r.Requests == 0 {
+			break // told to stop
 		}
+		results = append(results, r)
 	}
 	return results, nil
 }

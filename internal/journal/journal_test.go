@@ -178,7 +178,7 @@ func TestFullJournal(t *testing.T) {
 	mustAppend(t, a, line(strings.Repeat("x", 800)))
 	mustAppend(t, a, line("small"))
 	go func() {
-		<-failed // it has met the bound
+		t.Log("it has met the bound:", <-failed)
 		config.MaxBytes = 0
 		if _, err := journal.Create(context.WithoutCancel(t.Context()), js, config); err != nil {
 			t.Error(err)

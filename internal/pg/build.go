@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,11 +45,9 @@ func (b *builder) arg(value any, sqlType string) string {
 }
 
 func (b *builder) output(name, sql string, k kind) {
-	for _, have := range b.columns {
-		if have == name {
-			b.fault(&events.FieldError{Field: "select", Value: name, Want: "every output once"})
-			return
-		}
+	if slices.Contains(b.columns, name) {
+		b.fault(&events.FieldError{Field: "select", Value: name, Want: "every output once"})
+		return
 	}
 	b.columns = append(b.columns, name)
 	b.outputs = append(b.outputs, sql)
