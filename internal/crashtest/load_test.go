@@ -1,0 +1,192 @@
+package crashtest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/testenv"
+)
+
+const (
+	askers = 64
+	// reportsAtOnce are acknowledged together.
+	reportsAtOnce = 20
+	// checkTimeout is long enough for a busy machine, and far shorter than a
+	// restart is followed by answers.
+	checkTimeout = 300 * time.Millisecond
+	// reportPrefix begins the ids of reports.
+	reportPrefix = "report-"
+	// tries bounds how often a request without a decision is asked about again.
+	tries = 5
+	// maxNamed bounds the faults that are told one by one.
+	maxNamed = 20
+)
+
+// load asks and reports without pause, and keeps what it was told.
+type load struct {
+	t       *testing.T
+	client  *gateway.Client
+	watch   *nats.Subscription
+	stopped context.CancelFunc
+	workers sync.WaitGroup
+	answers atomic.Int64
+	faults  atomic.Int64
+
+	mu       sync.Mutex                  // guards the rest
+	decided  map[string]gateway.Decision // checks that were answered
+	timedOut map[string]bool             // checks that had to do without, at least once
+	reported map[string]bool             // reports that were acknowledged
+	seen     map[sight]string            // decisions that went over the wire
+}
+
+// sight is a decision's request, and whether the decision tells of a gateway
+// that did without one, which is a second one for the request.
+type sight struct {
+	id      string
+	timeout bool
+}
+
+// load starts to ask and to report.
+func (s *system) load() *load {
+	s.Helper()
+	nc := testenv.Connect(s.T, s.nats)
+	client, err := gateway.Connect(nc, gateway.Config{Name: "crash", Timeout: checkTimeout})
+	if err != nil {
+		s.Fatal(err)
+	}
+	l := &load{t: s.T, client: client, decided: map[string]gateway.Decision{}, timedOut: map[string]bool{},
+		reported: map[string]bool{}, seen: map[sight]string{}}
+	observer := testenv.Connect(s.T, s.nats)
+	if l.watch, err = observer.Subscribe(names.AllDecisions(), l.observe); err != nil {
+		s.Fatal(err)
+	}
+	if err := l.watch.SetPendingLimits(-1, -1); err != nil {
+		s.Fatal(err)
+	}
+	if err := observer.Flush(); err != nil {
+		s.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(s.Context())
+	l.stopped = cancel
+	for n := range askers {
+		l.workers.Go(func() { l.ask(ctx, n) })
+	}
+	l.workers.Go(func() { l.report(ctx) })
+	s.Cleanup(l.workers.Wait)
+	s.Cleanup(cancel)
+	return l
+}
+
+// request makes one of a caller that goes far over its limit, or of one of many
+// that do not.
+func request(kind string, n int) gateway.Request {
+	user := "hot"
+	if n%2 == 0 {
+		user = fmt.Sprint("user-", n)
+	}
+	return gateway.Request{ID: fmt.Sprint(kind, n), Tenant: fmt.Sprint("tenant-", n%3), User: user, Method: "GET", Path: "/api/order/history/"}
+}
+
+// wrong tells of a fault.
+func (l *load) wrong(format string, args ...any) {
+	l.t.Helper()
+	if l.faults.Add(1) > maxNamed {
+		l.t.Fail()
+		return
+	}
+	l.t.Errorf(format, args...)
+}
+
+func (l *load) ask(ctx context.Context, worker int) {
+	for n := worker; ctx.Err() == nil; n += askers + 1 { // odd, so that each has all kinds of callers
+		r := request("check-", n)
+		for try := 0; try < tries && ctx.Err() == nil; try++ {
+			d, err := l.client.Check(context.WithoutCancel(ctx), r)
+			if err != nil {
+				l.t.Error(err)
+				return
+			}
+			l.mu.Lock()
+			if d.Reason == gateway.ReasonTimeout {
+				l.timedOut[r.ID] = true
+				l.mu.Unlock()
+				continue
+			}
+			l.decided[r.ID] = d
+			l.mu.Unlock()
+			l.answers.Add(1)
+			break
+		}
+	}
+}
+
+func (l *load) report(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; {
+		batch := make([]gateway.Request, reportsAtOnce)
+		for i := range batch {
+			batch[i] = request(reportPrefix, n)
+			n++
+		}
+		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		err := l.client.Report(attempt, batch...)
+		cancel()
+		if err != nil {
+			l.t.Error(err) // the broker is never away
+			return
+		}
+		l.mu.Lock()
+		for _, r := range batch {
+			l.reported[r.ID] = true
+		}
+		l.mu.Unlock()
+	}
+}
+
+// observe keeps every decision that goes by. One that comes again must be the
+// same to the last byte.
+func (l *load) observe(m *nats.Msg) {
+	d, err := decode(m.Data)
+	if err != nil {
+		l.wrong("decision %s: %v", m.Data, err)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := sight{d.ID, d.Reason == gateway.ReasonTimeout}
+	if before, ok := l.seen[at]; ok && before != string(m.Data) {
+		l.wrong("two decisions:\n%s\n%s", before, m.Data)
+	}
+	l.seen[at] = string(m.Data)
+}
+
+// awaitAnswers waits until n more checks are answered.
+func (l *load) awaitAnswers(n int64) {
+	l.t.Helper()
+	enough := l.answers.Load() + n
+	testenv.Eventually(l.t, patience, func() error {
+		if have := l.answers.Load(); have < enough {
+			return fmt.Errorf("%d answers of %d", have, enough)
+		}
+		return nil
+	})
+}
+
+// stop ends the load when nothing of it is under way any more.
+func (l *load) stop() {
+	l.t.Helper()
+	l.stopped()
+	l.workers.Wait()
+	if err := l.client.Close(); err != nil { // what timed out is reported then
+		l.t.Fatal(err)
+	}
+	if n := l.client.Overflow(); n > 0 {
+		l.t.Fatalf("%d requests are recorded nowhere", n)
+	}
+}
