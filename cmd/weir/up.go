@@ -294,6 +294,18 @@ Try:
 
 Ctrl-C ends everything.
 `, u.addresses.Check, u.addresses.Analytics, u.addresses.NATS, u.addresses.Postgres, rules,
-		filepath.Clean(u.Data), u.addresses.Check)
+		short(u.Data), u.addresses.Check)
 	return err
+}
+
+// short shows a path as a person would type it: from here, if it is below.
+func short(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(here, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
 }
