@@ -30,6 +30,7 @@ type flags struct {
 	Prefix     string        `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
 	Shard      int           `help:"Shard to own." default:"0" env:"WEIR_SHARD"`
 	Shards     int           `help:"Number of shards." default:"1" env:"WEIR_SHARDS"`
+	Name       string        `help:"Name of this limiter: after a crash it goes on at once, instead of waiting until its lease has run out." env:"WEIR_LIMITER_NAME"`
 	Policy     string        `help:"Policy file to apply before deciding; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
 	JournalAge time.Duration `help:"How long the journal keeps blocks." default:"168h" env:"WEIR_JOURNAL_AGE"`
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
@@ -72,7 +73,7 @@ func run(ctx context.Context, args []string) error {
 
 	config := limiter.DefaultConfig()
 	config.Names = events.Names{Prefix: f.Prefix}
-	config.Shard, config.Shards = f.Shard, f.Shards
+	config.Shard, config.Shards, config.Name = f.Shard, f.Shards, f.Name
 	config.JournalAge, config.JournalMax = f.JournalAge, f.JournalMax
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -93,7 +94,7 @@ func run(ctx context.Context, args []string) error {
 		case <-l.Ready():
 			return nil
 		default:
-			return errors.New("the windows are being rebuilt from the journal")
+			return errors.New("another limiter owns the shard, or the windows are being rebuilt from the journal")
 		}
 	}, registry, log)
 

@@ -39,9 +39,11 @@ func newSystem(t *testing.T) *system {
 	return s
 }
 
-func (s *system) limiter() *testenv.Process {
+// limiter starts a limiter. One with the name of one that was killed does not
+// wait for its lease to run out.
+func (s *system) limiter(name string) *testenv.Process {
 	s.Helper()
-	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0")
+	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0", "--name", name)
 }
 
 func (s *system) writer() *testenv.Process {

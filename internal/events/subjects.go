@@ -66,6 +66,9 @@ func (n Names) JournalStream(shard int) string {
 // ReportsStream is the stream that holds the reports of all shards.
 func (n Names) ReportsStream() string { return n.upper() + "_REPORTS" }
 
+// LeaseBucket is the KV bucket of the shards' owners.
+func (n Names) LeaseBucket() string { return n.Prefix + "_lease" }
+
 // PolicyBucket is the KV bucket of versioned policies.
 func (n Names) PolicyBucket() string { return n.Prefix + "_policy" }
 

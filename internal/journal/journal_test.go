@@ -96,18 +96,6 @@ func TestBlocksComeBackInOrder(t *testing.T) {
 			t.Fatalf("%d records, want 40", len(got))
 		}
 	}
-	last, ok, err := j.Last(t.Context())
-	if err != nil || !ok || last.Seq != 20 {
-		t.Fatalf("last block %d, %v, %v", last.Seq, ok, err)
-	}
-}
-
-func TestLastOfAnEmptyJournal(t *testing.T) {
-	t.Parallel()
-	j := mustCreate(t, mustJetStream(t))
-	if _, ok, err := j.Last(t.Context()); ok || err != nil {
-		t.Fatalf("an empty journal has a last block: %v, %v", ok, err)
-	}
 }
 
 func TestOpenWithoutJournal(t *testing.T) {

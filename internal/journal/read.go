@@ -117,23 +117,8 @@ func newBlock(msg jetstream.Msg) (Block, error) {
 	return b, nil
 }
 
-// Last returns the last block, or false when the journal holds none.
-func (j *Journal) Last(ctx context.Context) (Block, bool, error) {
-	extent, err := j.Extent(ctx)
-	if err != nil || extent.Blocks == 0 {
-		return Block{}, false, err
-	}
-	blocks, err := j.Blocks(ctx, Start{Seq: extent.Last})
-	if err != nil {
-		return Block{}, false, err
-	}
-	defer blocks.Stop()
-	b, err := blocks.Next(ctx)
-	return b, err == nil, err
-}
-
 // Read calls each with the blocks from start up to the one with sequence last,
-// which the journal must hold, as Extent told.
+// which the journal must hold, as Extent told. What is no block is passed over.
 func (j *Journal) Read(ctx context.Context, start Start, last uint64, each func(Block) error) error {
 	blocks, err := j.Blocks(ctx, start)
 	if err != nil {
@@ -142,16 +127,16 @@ func (j *Journal) Read(ctx context.Context, start Start, last uint64, each func(
 	defer blocks.Stop()
 	for {
 		b, err := blocks.Next(ctx)
-		if err != nil {
+		foreign := errors.Is(err, ErrForeign)
+		if err != nil && !foreign {
 			return err
 		}
-		if b.Seq > last {
-			return nil
+		if b.Seq <= last && !foreign {
+			if err := each(b); err != nil {
+				return err
+			}
 		}
-		if err := each(b); err != nil {
-			return err
-		}
-		if b.Seq == last {
+		if b.Seq >= last {
 			return nil
 		}
 	}

@@ -34,82 +34,83 @@ type answer struct {
 
 // commit decides what comes in, block by block, until stopped is closed and
 // what was taken is committed. ctx bounds the last of it.
-func (l *Limiter) commit(ctx context.Context, stopped <-chan struct{}) error {
+func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
 		select {
-		case m := <-l.checks:
-			if err := l.commitBlock(ctx, m, nil); err != nil {
+		case m := <-o.checks:
+			if err := o.commitBlock(ctx, m, nil); err != nil {
 				return err
 			}
-		case r := <-l.reports:
-			if err := l.commitBlock(ctx, nil, &r); err != nil {
+		case r := <-o.reports:
+			if err := o.commitBlock(ctx, nil, &r); err != nil {
 				return err
 			}
 		case <-sweep.C:
-			now, err := l.now()
+			now, err := o.now()
 			if err != nil {
 				return err
 			}
-			l.decider.Sweep(now, sweepBudget)
-			l.metrics.windows.Set(float64(l.decider.Windows()))
+			o.decider.Sweep(now, sweepBudget)
+			o.metrics.windows.Set(float64(o.decider.Windows()))
+			o.metrics.waiting.Set(float64(len(o.checks)))
 		case <-stopped:
-			return l.finish(ctx)
+			return o.finish(ctx)
 		}
 	}
 }
 
 // finish commits the checks that are left. Reports are in their stream.
-func (l *Limiter) finish(ctx context.Context) error {
-	for len(l.checks) > 0 {
-		if err := l.commitBlock(ctx, nil, nil); err != nil {
+func (o *owner) finish(ctx context.Context) error {
+	for len(o.checks) > 0 {
+		if err := o.commitBlock(ctx, nil, nil); err != nil {
 			return fmt.Errorf("last blocks: %w", err)
 		}
 	}
-	return l.nc.FlushTimeout(drainTimeout)
+	return o.nc.FlushTimeout(drainTimeout)
 }
 
 // commitBlock decides a check or a report, if given, and what else waits, as
 // far as it fits one block, and commits it.
-func (l *Limiter) commitBlock(ctx context.Context, first *nats.Msg, firstReport *report) error {
-	now, err := l.now()
+func (o *owner) commitBlock(ctx context.Context, first *nats.Msg, firstReport *report) error {
+	now, err := o.now()
 	if err != nil {
 		return err
 	}
 	room := maxBlock
 	if first != nil {
 		room--
-		if err := l.addCheck(ctx, now, first); err != nil {
+		if err := o.addCheck(ctx, now, first); err != nil {
 			return err
 		}
 	}
 	if firstReport != nil {
 		room--
-		if err := l.addReport(ctx, now, firstReport); err != nil {
+		if err := o.addReport(ctx, now, firstReport); err != nil {
 			return err
 		}
 	}
 	checks := room
-	if len(l.reports) > 0 {
+	if len(o.reports) > 0 {
 		checks -= reservedForReports
 	}
-	n, err := l.addChecks(ctx, now, checks)
+	n, err := o.addChecks(ctx, now, checks)
 	if err != nil {
 		return err
 	}
-	if err := l.addReports(ctx, now, room-n); err != nil {
+	if err := o.addReports(ctx, now, room-n); err != nil {
 		return err
 	}
-	return l.flush(ctx)
+	return o.flush(ctx)
 }
 
 // addChecks decides up to most of the checks that wait, and counts them.
-func (l *Limiter) addChecks(ctx context.Context, now time.Time, most int) (int, error) {
+func (o *owner) addChecks(ctx context.Context, now time.Time, most int) (int, error) {
 	for n := range most {
 		select {
-		case m := <-l.checks:
-			if err := l.addCheck(ctx, now, m); err != nil {
+		case m := <-o.checks:
+			if err := o.addCheck(ctx, now, m); err != nil {
 				return n, err
 			}
 		default:
@@ -120,11 +121,11 @@ func (l *Limiter) addChecks(ctx context.Context, now time.Time, most int) (int, 
 }
 
 // addReports decides up to most of the reports that wait.
-func (l *Limiter) addReports(ctx context.Context, now time.Time, most int) error {
+func (o *owner) addReports(ctx context.Context, now time.Time, most int) error {
 	for range most {
 		select {
-		case r := <-l.reports:
-			if err := l.addReport(ctx, now, &r); err != nil {
+		case r := <-o.reports:
+			if err := o.addReport(ctx, now, &r); err != nil {
 				return err
 			}
 		default:
@@ -136,89 +137,89 @@ func (l *Limiter) addReports(ctx context.Context, now time.Time, most int) error
 
 // now is the owner's clock, in whole microseconds, never going back. It fails
 // when the clock shows a year that ids cannot tell.
-func (l *Limiter) now() (time.Time, error) {
-	l.last = later(l.last, l.config.Clock().UTC().Truncate(time.Microsecond))
-	_, err := idgen.Derive(l.last, l.config.Shard, 0, 0)
-	return l.last, err
+func (o *owner) now() (time.Time, error) {
+	o.last = later(o.last, o.config.Clock().UTC().Truncate(time.Microsecond))
+	_, err := idgen.Derive(o.last, o.config.Shard, 0, 0)
+	return o.last, err
 }
 
 // addCheck decides a check. One that is wrong is answered at once; one that was
 // decided before gets the same answer and no record.
-func (l *Limiter) addCheck(ctx context.Context, now time.Time, m *nats.Msg) error {
-	r, err := l.read(m.Subject, m.Data)
+func (o *owner) addCheck(ctx context.Context, now time.Time, m *nats.Msg) error {
+	r, err := o.read(m.Subject, m.Data)
 	if err == nil && r.Verdict != "" {
 		err = &events.FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
 	}
 	if err != nil {
-		l.refuse(m, err)
+		o.refuse(m, err)
 		return nil
 	}
-	id, before, known, err := l.identify(now, &r)
+	id, before, known, err := o.identify(now, &r)
 	if err != nil {
 		return err
 	}
 	if known {
-		l.metrics.repeated.Inc()
-		l.answer(&r, m.Reply, before)
+		o.metrics.repeated.Inc()
+		o.answer(&r, m.Reply, before)
 		return nil
 	}
 	record := events.Record{Request: r}
-	l.decider.Check(now, &record)
-	return l.add(ctx, now, &record, m.Reply, id)
+	o.decider.Check(now, &record)
+	return o.add(ctx, now, &record, m.Reply, id)
 }
 
 // addReport decides a report. One that was decided before is dropped, unless
 // it tells what its gateway did: that is recorded and charges nothing.
-func (l *Limiter) addReport(ctx context.Context, now time.Time, r *report) error {
-	err := l.addReportRecord(ctx, now, r)
-	l.reportSeq = r.seq // not before: add may commit what came ahead of it
+func (o *owner) addReport(ctx context.Context, now time.Time, r *report) error {
+	err := o.addReportRecord(ctx, now, r)
+	o.reportSeq = r.seq // not before: add may commit what came ahead of it
 	return err
 }
 
-func (l *Limiter) addReportRecord(ctx context.Context, now time.Time, r *report) error {
+func (o *owner) addReportRecord(ctx context.Context, now time.Time, r *report) error {
 	if r.refused != nil {
 		r.refused.At = now
-		l.metrics.refused.WithLabelValues("report").Inc()
-		return l.add(ctx, now, &events.Record{Refused: r.refused}, "", fingerprint{})
+		o.metrics.refused.WithLabelValues("report").Inc()
+		return o.add(ctx, now, &events.Record{Refused: r.refused}, "", fingerprint{})
 	}
-	id, before, known, err := l.identify(now, &r.request)
+	id, before, known, err := o.identify(now, &r.request)
 	if err != nil {
 		return err
 	}
 	if known && r.request.Verdict == "" {
-		l.metrics.repeated.Inc()
+		o.metrics.repeated.Inc()
 		return nil
 	}
 	record := events.Record{Request: r.request}
-	l.decider.Report(now, &record, known && before.verdict == events.Allow)
-	return l.add(ctx, now, &record, "", id)
+	o.decider.Report(now, &record, known && before.verdict == events.Allow)
+	return o.add(ctx, now, &record, "", id)
 }
 
 // identify gives a request without an id one, and looks up what was decided of
 // one with an id.
-func (l *Limiter) identify(now time.Time, r *events.Request) (id fingerprint, before decided, known bool, err error) {
+func (o *owner) identify(now time.Time, r *events.Request) (id fingerprint, before decided, known bool, err error) {
 	if r.ID == "" {
-		minted, err := l.minter.Mint(now)
+		minted, err := o.minter.Mint(now)
 		if err != nil {
 			return id, before, false, err
 		}
 		r.ID = minted.String()
 	}
-	id = l.seen.fingerprint(r.Tenant, r.ID)
-	before, known = l.seen.decision(id)
+	id = o.seen.fingerprint(r.Tenant, r.ID)
+	before, known = o.seen.decision(id)
 	return id, before, known, nil
 }
 
 // add puts a record into the block. When it does not fit any more, what is
 // there is committed first.
-func (l *Limiter) add(ctx context.Context, now time.Time, r *events.Record, reply string, id fingerprint) error {
-	b := &l.block
+func (o *owner) add(ctx context.Context, now time.Time, r *events.Record, reply string, id fingerprint) error {
+	b := &o.block
 	from := len(b.body)
 	b.body = append(events.AppendRecord(b.body, r), '\n')
 	if len(b.body) > b.max && b.records > 0 {
 		record := b.body[from:]
 		b.body = b.body[:from]
-		if err := l.flush(ctx); err != nil {
+		if err := o.flush(ctx); err != nil {
 			return err
 		}
 		b.body = append(b.body, record...)
@@ -227,40 +228,40 @@ func (l *Limiter) add(ctx context.Context, now time.Time, r *events.Record, repl
 	if r.Refused != nil {
 		return nil
 	}
-	l.metrics.count(&r.Decision)
+	o.metrics.count(&r.Decision)
 	b.decision = events.AppendDecision(b.decision[:0], &r.Decision)
 	d := decided{r.Decision.Verdict, b.decision}
-	l.seen.add(id, now, d)
-	l.answer(&r.Request, reply, d)
+	o.seen.add(id, now, d)
+	o.answer(&r.Request, reply, d)
 	return nil
 }
 
 // answer lets a decision out with the block.
-func (l *Limiter) answer(r *events.Request, reply string, d decided) {
-	b := &l.block
+func (o *owner) answer(r *events.Request, reply string, d decided) {
+	b := &o.block
 	from := len(b.text)
 	b.text = append(b.text, d.text...)
-	b.answers = append(b.answers, answer{l.subject(d.verdict, r), reply, from, len(b.text)})
+	b.answers = append(b.answers, answer{o.subject(d.verdict, r), reply, from, len(b.text)})
 }
 
 // flush appends the block to the journal and then lets its decisions out.
-func (l *Limiter) flush(ctx context.Context) error {
-	b := &l.block
+func (o *owner) flush(ctx context.Context) error {
+	b := &o.block
 	if b.records > 0 {
 		sent := time.Now()
-		if _, err := l.appender.Append(ctx, b.body, b.records, l.reportSeq); err != nil {
+		if _, err := o.appender.Append(ctx, b.body, b.records, o.reportSeq); err != nil {
 			return err
 		}
-		l.metrics.append.Observe(time.Since(sent).Seconds())
-		l.metrics.block.Observe(float64(b.records))
+		o.metrics.append.Observe(time.Since(sent).Seconds())
+		o.metrics.block.Observe(float64(b.records))
 	}
 	for i := range b.answers {
 		a := &b.answers[i]
-		if err := l.publish(a.subject, b.text[a.from:a.to]); err != nil {
+		if err := o.publish(a.subject, b.text[a.from:a.to]); err != nil {
 			return err
 		}
 		if a.reply != "" {
-			if err := l.publish(a.reply, b.text[a.from:a.to]); err != nil {
+			if err := o.publish(a.reply, b.text[a.from:a.to]); err != nil {
 				return err
 			}
 		}
@@ -272,28 +273,28 @@ func (l *Limiter) flush(ctx context.Context) error {
 
 // publish sends a decision. A gateway that does not get it has its on_error,
 // and can ask again: it is in the journal.
-func (l *Limiter) publish(subject string, decision []byte) error {
-	err := l.nc.Publish(subject, decision)
-	if err != nil && !l.nc.IsClosed() {
-		l.metrics.unsent.Inc()
-		l.log.Debug("decision not sent", zap.String("subject", subject), zap.Error(err))
+func (o *owner) publish(subject string, decision []byte) error {
+	err := o.nc.Publish(subject, decision)
+	if err != nil && !o.nc.IsClosed() {
+		o.metrics.unsent.Inc()
+		o.log.Debug("decision not sent", zap.String("subject", subject), zap.Error(err))
 		return nil
 	}
 	return err
 }
 
 // subject returns where a gateway follows its decisions.
-func (l *Limiter) subject(v events.Verdict, r *events.Request) string {
+func (o *owner) subject(v events.Verdict, r *events.Request) string {
 	key := address{v, r.Tenant, r.Gateway}
-	if s, ok := l.subjects[key]; ok {
+	if s, ok := o.subjects[key]; ok {
 		return s
 	}
-	if len(l.subjects) >= maxSubjects {
-		clear(l.subjects)
+	if len(o.subjects) >= maxSubjects {
+		clear(o.subjects)
 	}
-	s := l.config.Names.Decision(v, r.Tenant, r.Gateway)
+	s := o.config.Names.Decision(v, r.Tenant, r.Gateway)
 	key = address{v, string([]byte(r.Tenant)), string([]byte(r.Gateway))} // not the payload's memory
-	l.subjects[key] = s
+	o.subjects[key] = s
 	return s
 }
 

@@ -99,16 +99,16 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 
 // takeReports hands reports to the committing goroutine, in order, from the one
 // after the last that the journal has applied, until ctx ends.
-func (l *Limiter) takeReports(ctx context.Context, stream jetstream.Stream, next uint64) error {
+func (o *owner) takeReports(ctx context.Context, stream jetstream.Stream, next uint64) error {
 	again := backoff.WithContext(backoff.NewExponentialBackOff(
 		backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0)), ctx)
 	read := func() error {
 		var err error
-		next, err = l.readReports(ctx, stream, next)
+		next, err = o.readReports(ctx, stream, next)
 		again.Reset()
 		return err
 	}
-	failed := func(err error, _ time.Duration) { l.log.Warn("reports", zap.Error(err)) }
+	failed := func(err error, _ time.Duration) { o.log.Warn("reports", zap.Error(err)) }
 	if err := backoff.RetryNotify(read, again, failed); ctx.Err() == nil {
 		return fmt.Errorf("reports: %w", err)
 	}
@@ -116,9 +116,9 @@ func (l *Limiter) takeReports(ctx context.Context, stream jetstream.Stream, next
 }
 
 // readReports reads from sequence next on and returns the one to go on from.
-func (l *Limiter) readReports(ctx context.Context, stream jetstream.Stream, next uint64) (uint64, error) {
+func (o *owner) readReports(ctx context.Context, stream jetstream.Stream, next uint64) (uint64, error) {
 	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{l.config.Names.Reports(l.config.Shard)},
+		FilterSubjects: []string{o.config.Names.Reports(o.config.Shard)},
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:    max(next, 1),
 	})
@@ -140,13 +140,13 @@ func (l *Limiter) readReports(ctx context.Context, stream jetstream.Stream, next
 			return next, err
 		}
 		r := report{seq: meta.Sequence.Stream}
-		if r.request, err = l.read(m.Subject(), m.Data()); err != nil {
+		if r.request, err = o.read(m.Subject(), m.Data()); err != nil {
 			r.refused = &events.Refusal{Subject: m.Subject(), Payload: m.Data(), Error: err.Error()}
 		} else if r.request.Time.IsZero() {
 			r.request.Time = meta.Timestamp.UTC().Truncate(time.Microsecond)
 		}
 		select {
-		case l.reports <- r:
+		case o.reports <- r:
 			next = r.seq + 1
 		case <-ctx.Done():
 			return next, ctx.Err()

@@ -4,25 +4,27 @@
 //
 // It is a group commit. While one block is on its way to the journal the next
 // one gathers, so that the cost of a durable write is shared by all who wait.
-// A limiter that finds another owner's block in the journal stops and has
-// answered nobody.
+//
+// A lease says which limiter tries; the journal says which one succeeds. An
+// owner that finds another owner's block in the journal stops, has answered
+// nobody, and stands by.
 package limiter
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/policy"
 )
@@ -32,6 +34,7 @@ type Config struct {
 	Names      events.Names  // prefix of the subjects; default weir
 	Shard      int           // the shard it owns
 	Shards     int           // how many there are; default 1
+	Name       string        // a process takes over at once what an earlier one of its name owned; empty: waits for the lease to run out
 	JournalAge time.Duration // how long the journal keeps blocks; default a week
 	JournalMax int64         // bytes after which the journal takes no more; 0 leaves it to the server
 	Policy     *policy.Policy
@@ -83,7 +86,7 @@ const (
 	drainTimeout = 5 * time.Second
 )
 
-// Limiter owns one shard. Make it with New, then Run it once.
+// Limiter owns one shard, or waits to. Make it with New, then Run it once.
 type Limiter struct {
 	config  Config
 	nc      *nats.Conn
@@ -91,19 +94,7 @@ type Limiter struct {
 	log     *zap.Logger
 	metrics *metrics
 	ready   chan struct{}
-
-	checks  chan *nats.Msg
-	reports chan report
-
-	// Of the goroutine that commits alone.
-	decider   *decide.Decider
-	seen      *seen
-	minter    *idgen.Minter
-	appender  *journal.Appender
-	last      time.Time // decided_at of the last record
-	reportSeq uint64    // of the last report taken
-	block     block
-	subjects  map[address]string
+	once    sync.Once // closes ready
 }
 
 // New makes a limiter on a connection, which stays the caller's.
@@ -115,68 +106,57 @@ func New(nc *nats.Conn, config Config, log *zap.Logger, registerer prometheus.Re
 	if err != nil {
 		return nil, fmt.Errorf("limiter: %w", err)
 	}
-	l := &Limiter{
+	return &Limiter{
 		config: config, nc: nc, js: js, log: log.Named("limiter").With(zap.Int("shard", config.Shard)),
+		metrics: newMetrics(registerer, config.Shard),
 		ready:   make(chan struct{}),
-		checks:  make(chan *nats.Msg, maxWaiting),
-		reports: make(chan report, maxBlock),
-		decider: decide.New(config.Policy),
-		seen:    newSeen(),
-
-		subjects: make(map[address]string),
-	}
-	l.metrics = newMetrics(registerer, l)
-	l.block.max = int(nc.MaxPayload()) - headerRoom
-	return l, nil
+	}, nil
 }
 
-// Ready is closed once the limiter takes checks.
+// Ready is closed once the limiter has taken checks for the first time.
 func (l *Limiter) Ready() <-chan struct{} { return l.ready }
 
-// Run rebuilds the windows from the journal and decides until ctx ends; then it
-// commits what it has taken and returns nil. Any other end is an error, which
-// is journal.ErrFenced if another limiter owns the shard.
+// Run waits for the shard's lease, decides while it holds it, and waits again
+// when it has lost it, until ctx ends; then it commits what it has taken. The
+// error says that this was not possible.
 func (l *Limiter) Run(ctx context.Context) error {
-	from, err := l.recover(ctx)
-	if err != nil {
-		return fmt.Errorf("limiter of shard %d: %w", l.config.Shard, err)
+	again := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond),
+		backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
+	for first := true; ; first = false {
+		err := l.term(ctx, first)
+		if ctx.Err() != nil {
+			if err != nil {
+				return fmt.Errorf("limiter of shard %d: %w", l.config.Shard, err)
+			}
+			return nil
+		}
+		l.log.Warn("not the owner", zap.Error(err))
+		timer := time.NewTimer(again.NextBackOff())
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
 	}
-	defer l.appender.Close()
-	sub, err := l.nc.ChanSubscribe(l.config.Names.Checks(l.config.Shard), l.checks)
-	if err != nil {
-		return fmt.Errorf("limiter of shard %d: take checks: %w", l.config.Shard, err)
-	}
-	group, inner := errgroup.WithContext(ctx)
-	stopped := make(chan struct{})
-	writes, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	context.AfterFunc(inner, func() { time.AfterFunc(drainTimeout, cancel) })
-	group.Go(func() error { return l.takeReports(inner, from.reports, from.nextReport) })
-	group.Go(func() error { return l.commit(writes, stopped) })
-	if err := l.nc.FlushTimeout(drainTimeout); err != nil {
-		l.log.Warn("the server may not know of the subscription yet", zap.Error(err))
-	}
-	close(l.ready)
-	l.log.Info("deciding", zap.Uint64("policy", l.config.Policy.Revision))
-
-	<-inner.Done()
-	drain(sub)
-	close(stopped)
-	if err := group.Wait(); err != nil {
-		return fmt.Errorf("limiter of shard %d: %w", l.config.Shard, err)
-	}
-	return nil
 }
 
-// drain ends a subscription once what the server has sent of it is in its
-// channel, for a second at most.
-func drain(sub *nats.Subscription) {
-	closed := sub.StatusChanged(nats.SubscriptionClosed)
-	if sub.Drain() != nil {
-		return // the connection is closed: nothing comes any more
+// term waits for the lease and owns the shard while it has it. It returns nil
+// only when ctx has ended.
+func (l *Limiter) term(ctx context.Context, first bool) error {
+	lease, err := l.acquire(ctx, first)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
 	}
-	select {
-	case <-closed:
-	case <-time.After(time.Second):
-	}
+	l.metrics.owner.Set(1)
+	defer l.metrics.owner.Set(0)
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return lease.renew(inner) })
+	group.Go(func() error { return newOwner(l).run(inner) })
+	err = group.Wait()
+	lease.release(context.WithoutCancel(ctx), l.log)
+	return err
 }

@@ -48,16 +48,48 @@ func (c *clock) Add(d time.Duration) {
 
 // running is a limiter that runs until stop is called or the test ends.
 type running struct {
-	stop func() error
+	stop     func() error
+	ready    <-chan struct{}
+	registry *prometheus.Registry
 }
 
+// owns tells whether it holds its shard's lease, as its metrics say.
+func (r running) owns(t *testing.T) bool {
+	t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "weir_limiter_owner" {
+			return f.GetMetric()[0].GetGauge().GetValue() == 1
+		}
+	}
+	t.Fatal("no metric weir_limiter_owner")
+	return false
+}
+
+// start runs a limiter and waits until it decides.
 func start(t *testing.T, nc *nats.Conn, change func(*limiter.Config)) running {
+	t.Helper()
+	r := launch(t, nc, change)
+	select {
+	case <-r.ready:
+	case <-time.After(10 * time.Second):
+		t.Fatal("limiter not ready")
+	}
+	return r
+}
+
+// launch runs a limiter, which may stand by.
+func launch(t *testing.T, nc *nats.Conn, change func(*limiter.Config)) running {
 	t.Helper()
 	config := limiter.DefaultConfig()
 	if change != nil {
 		change(&config)
 	}
-	l, err := limiter.New(nc, config, zaptest.NewLogger(t), prometheus.NewRegistry())
+	registry := prometheus.NewRegistry()
+	l, err := limiter.New(nc, config, zaptest.NewLogger(t), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,19 +101,11 @@ func start(t *testing.T, nc *nats.Conn, change func(*limiter.Config)) running {
 		return <-done
 	})
 	t.Cleanup(func() {
-		if err := stop(); err != nil && !errors.Is(err, journal.ErrFenced) {
+		if err := stop(); err != nil {
 			t.Errorf("limiter ended: %v", err)
 		}
 	})
-	select {
-	case <-l.Ready():
-	case err := <-done:
-		done <- err
-		t.Fatalf("limiter ended before it was ready: %v", err)
-	case <-time.After(10 * time.Second):
-		t.Fatal("limiter not ready")
-	}
-	return running{stop}
+	return running{stop, l.Ready(), registry}
 }
 
 func mustParse(t *testing.T, text string) *policy.Policy {
@@ -246,13 +270,15 @@ func TestSameIDSameDecisionOneCharge(t *testing.T) {
 	}
 }
 
-// Of two limiters on a shard one ends, and whoever asked has one answer, which
-// is in the journal.
+// Of two limiters that both take themselves for the owner one is fenced, and
+// whoever asked has one answer, which is in the journal.
 func TestTwoOwners(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
 	nc := testenv.Connect(t, url)
-	first, second := start(t, testenv.Connect(t, url), nil), start(t, testenv.Connect(t, url), nil)
+	named := func(c *limiter.Config) { c.Name = "same" } // so that the second does not wait
+	first := start(t, testenv.Connect(t, url), named)
+	second := start(t, testenv.Connect(t, url), named)
 	seen, err := nc.SubscribeSync(names.AllDecisions())
 	if err != nil {
 		t.Fatal(err)
@@ -260,9 +286,14 @@ func TestTwoOwners(t *testing.T) {
 	for i := range 50 {
 		ask(t, nc, "acme", fmt.Sprintf(`{"id":"%d","user":"42"}`, i))
 	}
-	errs := []error{first.stop(), second.stop()}
-	if fenced := errors.Join(errs...); !errors.Is(fenced, journal.ErrFenced) || errs[0] != nil && errs[1] != nil {
-		t.Fatalf("the limiters ended with %v; want one fenced", errs)
+	testenv.Eventually(t, 5*time.Second, func() error {
+		if a, b := first.owns(t), second.owns(t); a == b {
+			return fmt.Errorf("owners: %v and %v, want one", a, b)
+		}
+		return nil
+	})
+	if err := errors.Join(first.stop(), second.stop()); err != nil {
+		t.Fatal(err)
 	}
 	for {
 		m, err := seen.NextMsg(50 * time.Millisecond)
@@ -433,5 +464,85 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("error %v does not name %s", err, field)
 		}
+	}
+}
+
+// A limiter that stands by takes over at once when the owner stops.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t)
+	nc := testenv.Connect(t, url)
+	first := start(t, testenv.Connect(t, url), nil)
+	second := launch(t, testenv.Connect(t, url), nil)
+	ask(t, nc, "acme", `{"user":"42"}`)
+	if second.owns(t) {
+		t.Fatal("both own the shard")
+	}
+	began := time.Now()
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-second.ready:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the one that stands by does not take over")
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("it took over after %v: it waited for the lease to run out", took)
+	}
+	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 254 {
+		t.Errorf("after the change: %+v, want 254 left", d)
+	}
+}
+
+// A lease that is gone, and the bucket with it, is taken anew.
+func TestLeaseBucketDeleted(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	run := start(t, nc, nil)
+	ask(t, nc, "acme", `{"user":"42"}`)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteKeyValue(t.Context(), names.LeaseBucket()); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if _, err := js.KeyValue(t.Context(), names.LeaseBucket()); err != nil {
+			return err
+		}
+		if !run.owns(t) {
+			return errors.New("not the owner")
+		}
+		return nil
+	})
+	testenv.Eventually(t, 5*time.Second, func() error {
+		_, err := nc.Request(names.Check(0, "acme", "g"), []byte(`{"user":"42"}`), time.Second)
+		return err
+	})
+}
+
+// What is no block stands in the journal: the owner is fenced, starts anew, and
+// goes on behind it.
+func TestForeignMessageInTheJournal(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	start(t, nc, nil)
+	ask(t, nc, "acme", `{"user":"42"}`)
+	if _, err := nc.Request(names.Journal(0), []byte("foreign"), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	var d events.Decision
+	testenv.Eventually(t, 10*time.Second, func() error {
+		m, err := nc.Request(names.Check(0, "acme", "g"), []byte(`{"user":"42"}`), time.Second)
+		if err != nil {
+			return err
+		}
+		d, err = events.DecodeDecision(m.Data)
+		return err
+	})
+	if d.Remaining != 254 {
+		t.Errorf("decision %+v, want 254 left: what was not answered was not charged", d)
 	}
 }

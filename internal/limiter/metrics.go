@@ -17,9 +17,11 @@ type metrics struct {
 	appendFailures prometheus.Counter
 	block          prometheus.Histogram
 	windows        prometheus.Gauge
+	waiting        prometheus.Gauge
+	owner          prometheus.Gauge
 }
 
-func newMetrics(r prometheus.Registerer, l *Limiter) *metrics {
+func newMetrics(r prometheus.Registerer, number int) *metrics {
 	m := &metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_limiter_decisions_total", Help: "Requests decided, by verdict and reason."}, []string{"verdict", "reason"}),
@@ -39,12 +41,13 @@ func newMetrics(r prometheus.Registerer, l *Limiter) *metrics {
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
 		windows: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_windows", Help: "Windows in memory."}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."}),
+		owner: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_owner", Help: "1 while this limiter holds the shard's lease."}),
 	}
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."},
-		func() float64 { return float64(len(l.checks)) })
-	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(l.config.Shard)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, waiting)
+	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, m.waiting, m.owner)
 	return m
 }
 

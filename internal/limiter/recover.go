@@ -25,14 +25,14 @@ type recovered struct {
 
 // recover makes the windows and the known ids again from the journal, and
 // readies the appender after its last block.
-func (l *Limiter) recover(ctx context.Context) (recovered, error) {
+func (o *owner) recover(ctx context.Context) (recovered, error) {
 	began := time.Now()
-	c := l.config
-	j, err := journal.Create(ctx, l.js, journal.Config{Names: c.Names, Shard: c.Shard, MaxAge: c.JournalAge, MaxBytes: c.JournalMax})
+	c := o.config
+	j, err := journal.Create(ctx, o.js, journal.Config{Names: c.Names, Shard: c.Shard, MaxAge: c.JournalAge, MaxBytes: c.JournalMax})
 	if err != nil {
 		return recovered{}, err
 	}
-	reports, err := l.createReports(ctx)
+	reports, err := o.createReports(ctx)
 	if err != nil {
 		return recovered{}, err
 	}
@@ -40,52 +40,65 @@ func (l *Limiter) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	records := 0
-	if extent.Blocks > 0 {
-		from := c.Clock().Add(-max(c.Policy.LongestWindow(), Horizon) - recoveryMargin)
-		start := journal.Start{Time: from}
-		if extent.LastStored.Before(from) {
-			start = journal.Start{Seq: extent.Last} // for its report sequence and its time
-		}
-		err := j.Read(ctx, start, extent.Last, func(b journal.Block) error {
-			l.reportSeq = b.ReportSeq
-			records += b.Count
-			return b.Records(l.replay)
-		})
-		if err != nil {
-			return recovered{}, err
-		}
-	}
-	if l.minter, err = idgen.NewMinter(c.Shard, l.last); err != nil {
-		return recovered{}, err
-	}
-	next, err := l.resumeReports(ctx, reports)
+	records, err := o.replayJournal(ctx, j, extent)
 	if err != nil {
 		return recovered{}, err
 	}
-	l.appender, err = j.Appender(extent.Last, func(err error) {
-		l.metrics.appendFailures.Inc()
-		l.log.Warn("block not in the journal yet", zap.Error(err))
+	if o.minter, err = idgen.NewMinter(c.Shard, o.last); err != nil {
+		return recovered{}, err
+	}
+	next, err := o.resumeReports(ctx, reports)
+	if err != nil {
+		return recovered{}, err
+	}
+	o.appender, err = j.Appender(extent.Last, func(err error) {
+		o.metrics.appendFailures.Inc()
+		o.log.Warn("block not in the journal yet", zap.Error(err))
 	})
 	if err != nil {
 		return recovered{}, err
 	}
-	l.log.Info("recovered", zap.Int("records", records), zap.Int("windows", l.decider.Windows()),
+	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.decider.Windows()),
 		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
 	return recovered{reports, next}, nil
 }
 
+// replayJournal takes over what the journal holds of the time that still
+// matters, and counts the records.
+func (o *owner) replayJournal(ctx context.Context, j *journal.Journal, extent journal.Extent) (records int, err error) {
+	if extent.Blocks == 0 {
+		return 0, nil
+	}
+	matters := max(o.config.Policy.LongestWindow(), Horizon) + recoveryMargin
+	blocks := 0
+	take := func(b journal.Block) error {
+		o.reportSeq = b.ReportSeq
+		blocks++
+		records += b.Count
+		return b.Records(o.replay)
+	}
+	start := journal.Start{Time: o.config.Clock().Add(-matters)}
+	if extent.LastStored.Before(start.Time) {
+		start = journal.Start{Seq: extent.Last} // for its report sequence and its time
+	}
+	err = j.Read(ctx, start, extent.Last, take)
+	if err == nil && blocks == 0 { // what is there is no block, and the last one lies before it
+		err = j.Read(ctx, journal.Start{Seq: extent.First}, extent.Last, take)
+	}
+	return records, err
+}
+
 // replay takes over one record of the journal.
-func (l *Limiter) replay(_ int, r *events.Record) error {
+func (o *owner) replay(_ int, r *events.Record) error {
 	if r.Refused != nil {
-		l.last = later(l.last, r.Refused.At)
+		o.last = later(o.last, r.Refused.At)
 		return nil
 	}
-	l.last = later(l.last, r.Decision.DecidedAt)
-	l.decider.Replay(r)
-	l.block.decision = events.AppendDecision(l.block.decision[:0], &r.Decision)
-	id := l.seen.fingerprint(r.Request.Tenant, r.Request.ID)
-	l.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, l.block.decision})
+	o.last = later(o.last, r.Decision.DecidedAt)
+	o.decider.Replay(r)
+	o.block.decision = events.AppendDecision(o.block.decision[:0], &r.Decision)
+	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
+	o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.block.decision})
 	return nil
 }
 
@@ -99,14 +112,14 @@ func later(a, b time.Time) time.Time {
 // resumeReports tells which report comes next. A stream that ends before the
 // last report that was applied is not the one that report was in: it was made
 // anew, and all of it is new.
-func (l *Limiter) resumeReports(ctx context.Context, reports jetstream.Stream) (uint64, error) {
+func (o *owner) resumeReports(ctx context.Context, reports jetstream.Stream) (uint64, error) {
 	info, err := reports.Info(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("reports: %w", err)
 	}
-	if info.State.LastSeq < l.reportSeq {
-		l.log.Warn("the reports stream was made anew", zap.Uint64("last_applied", l.reportSeq), zap.Uint64("last_held", info.State.LastSeq))
-		l.reportSeq = 0
+	if info.State.LastSeq < o.reportSeq {
+		o.log.Warn("the reports stream was made anew", zap.Uint64("last_applied", o.reportSeq), zap.Uint64("last_held", info.State.LastSeq))
+		o.reportSeq = 0
 	}
-	return l.reportSeq + 1, nil
+	return o.reportSeq + 1, nil
 }

@@ -1,0 +1,118 @@
+package limiter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"go.uber.org/zap"
+)
+
+const (
+	// leaseTTL is how long a shard stays without an owner at most after its
+	// owner has vanished, besides the time that recovery takes.
+	leaseTTL = 5 * time.Second
+	// renewEvery leaves room for some renewals to be lost.
+	renewEvery = time.Second
+	// tryEvery is how often a limiter that stands by asks for the lease.
+	tryEvery = 250 * time.Millisecond
+)
+
+// errLeaseLost says that the lease has run out, or somebody else has it.
+var errLeaseLost = errors.New("the shard's lease is lost")
+
+// lease is a limiter's claim to be the one that tries to decide a shard. It
+// keeps two from working against each other; that only one succeeds is the
+// journal's doing.
+type lease struct {
+	bucket   jetstream.KeyValue
+	key      string
+	value    []byte
+	revision uint64
+}
+
+// acquire waits until the shard's lease is free and takes it. One that bears
+// this limiter's name is not waited for when the limiter has just started.
+func (l *Limiter) acquire(ctx context.Context, first bool) (*lease, error) {
+	bucket, err := l.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: l.config.Names.LeaseBucket(), Description: "which limiter owns a shard", TTL: leaseTTL, Storage: jetstream.MemoryStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make bucket %s: %w", l.config.Names.LeaseBucket(), err)
+	}
+	s := &lease{bucket: bucket, key: "shard." + strconv.Itoa(l.config.Shard), value: []byte(l.config.Name)}
+	if l.config.Name == "" {
+		s.value = []byte(nuid.Next())
+	}
+	tick := time.NewTicker(tryEvery)
+	defer tick.Stop()
+	for waiting := false; ; waiting = true {
+		s.revision, err = bucket.Create(ctx, s.key, s.value)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) {
+			return nil, fmt.Errorf("take lease %s: %w", s.key, err)
+		}
+		if !waiting {
+			if first && s.takeOver(ctx) {
+				return s, nil
+			}
+			l.log.Info("standing by: another limiter owns the shard")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// takeOver takes a lease that bears our own name: of an earlier process.
+func (s *lease) takeOver(ctx context.Context) bool {
+	held, err := s.bucket.Get(ctx, s.key)
+	if err != nil || string(held.Value()) != string(s.value) {
+		return false
+	}
+	s.revision, err = s.bucket.Update(ctx, s.key, s.value, held.Revision())
+	return err == nil
+}
+
+// renew keeps the lease until ctx ends. The error is errLeaseLost.
+func (s *lease) renew(ctx context.Context) error {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	renewed := time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		attempt, cancel := context.WithTimeout(ctx, renewEvery)
+		revision, err := s.bucket.Update(attempt, s.key, s.value, s.revision)
+		cancel()
+		_, refused := errors.AsType[*jetstream.APIError](err)
+		switch {
+		case err == nil:
+			s.revision, renewed = revision, time.Now()
+		case ctx.Err() != nil:
+			return nil
+		case refused || time.Since(renewed) > leaseTTL:
+			return fmt.Errorf("%w: %w", errLeaseLost, err)
+		}
+	}
+}
+
+// release lets somebody else have the lease at once. If that fails it runs out.
+func (s *lease) release(ctx context.Context, log *zap.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	if err := s.bucket.Delete(ctx, s.key, jetstream.LastRevision(s.revision)); err != nil {
+		log.Debug("lease not released", zap.Error(err))
+	}
+}

@@ -1,0 +1,91 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/idgen"
+	"github.com/weirhq/weir/internal/journal"
+)
+
+// owner is a limiter while it owns its shard. All it knows comes from the
+// journal, so that it ends with its ownership.
+type owner struct {
+	*Limiter
+
+	checks  chan *nats.Msg
+	reports chan report
+
+	// Of the goroutine that commits alone, once run has begun.
+	decider   *decide.Decider
+	seen      *seen
+	minter    *idgen.Minter
+	appender  *journal.Appender
+	last      time.Time // decided_at of the last record
+	reportSeq uint64    // of the last report taken
+	block     block
+	subjects  map[address]string
+}
+
+func newOwner(l *Limiter) *owner {
+	return &owner{
+		Limiter:  l,
+		checks:   make(chan *nats.Msg, maxWaiting),
+		reports:  make(chan report, maxBlock),
+		decider:  decide.New(l.config.Policy),
+		seen:     newSeen(),
+		block:    block{max: int(l.nc.MaxPayload()) - headerRoom},
+		subjects: make(map[address]string),
+	}
+}
+
+// run rebuilds the windows from the journal and decides until ctx ends; then it
+// commits what it has taken and returns nil. Any other end is an error, which
+// is journal.ErrFenced if another limiter has appended to the journal.
+func (o *owner) run(ctx context.Context) error {
+	from, err := o.recover(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.appender.Close()
+	sub, err := o.nc.ChanSubscribe(o.config.Names.Checks(o.config.Shard), o.checks)
+	if err != nil {
+		return fmt.Errorf("take checks: %w", err)
+	}
+	group, inner := errgroup.WithContext(ctx)
+	stopped := make(chan struct{})
+	writes, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	context.AfterFunc(inner, func() { time.AfterFunc(drainTimeout, cancel) })
+	group.Go(func() error { return o.takeReports(inner, from.reports, from.nextReport) })
+	group.Go(func() error { return o.commit(writes, stopped) })
+	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
+		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
+	}
+	o.once.Do(func() { close(o.ready) })
+	o.log.Info("deciding", zap.Uint64("policy", o.config.Policy.Revision))
+
+	<-inner.Done()
+	drain(sub)
+	close(stopped)
+	return group.Wait()
+}
+
+// drain ends a subscription once what the server has sent of it is in its
+// channel, for a second at most.
+func drain(sub *nats.Subscription) {
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	if sub.Drain() != nil {
+		return // the connection is closed: nothing comes any more
+	}
+	select {
+	case <-closed:
+	case <-time.After(time.Second):
+	}
+}
