@@ -35,15 +35,30 @@ type answer struct {
 // commit decides what comes in, block by block, until stopped is closed and
 // what was taken is committed. ctx bounds the last of it.
 func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		if o.backlog != nil {
+			<-o.backlog.done
+		}
+	}()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
+		checks, reports := o.checks, o.reports
+		var caughtUp <-chan struct{}
+		if o.backlog != nil {
+			caughtUp = o.backlog.done
+			if o.backlog.size() >= o.config.BacklogMax {
+				checks, reports = nil, nil // rather no answers than lost records
+			}
+		}
 		select {
-		case m := <-o.checks:
+		case m := <-checks:
 			if err := o.commitBlock(ctx, m, nil); err != nil {
 				return err
 			}
-		case r := <-o.reports:
+		case r := <-reports:
 			if err := o.commitBlock(ctx, nil, &r); err != nil {
 				return err
 			}
@@ -55,6 +70,13 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 			o.decider.Sweep(now, sweepBudget)
 			o.metrics.windows.Set(float64(o.decider.Windows()))
 			o.metrics.waiting.Set(float64(len(o.checks)))
+			if o.backlog != nil {
+				o.metrics.backlog.Set(float64(o.backlog.size()))
+			}
+		case <-caughtUp:
+			if err := o.caughtUp(); err != nil {
+				return err
+			}
 		case <-stopped:
 			return o.finish(ctx)
 		}
@@ -67,6 +89,9 @@ func (o *owner) finish(ctx context.Context) error {
 		if err := o.commitBlock(ctx, nil, nil); err != nil {
 			return fmt.Errorf("last blocks: %w", err)
 		}
+	}
+	if err := o.caughtUp(); err != nil {
+		return err
 	}
 	return o.nc.FlushTimeout(drainTimeout)
 }
@@ -214,6 +239,7 @@ func (o *owner) identify(now time.Time, r *events.Request) (id fingerprint, befo
 // there is committed first.
 func (o *owner) add(ctx context.Context, now time.Time, r *events.Record, reply string, id fingerprint) error {
 	b := &o.block
+	r.Decision.Degraded = o.backlog != nil
 	from := len(b.body)
 	b.body = append(events.AppendRecord(b.body, r), '\n')
 	if len(b.body) > b.max && b.records > 0 {
@@ -244,24 +270,27 @@ func (o *owner) answer(r *events.Request, reply string, d decided) {
 	b.answers = append(b.answers, answer{o.subject(d.verdict, r), reply, from, len(b.text)})
 }
 
-// flush appends the block to the journal and then lets its decisions out.
+// flush appends the block to the journal and then lets its decisions out, or
+// puts it into the backlog and lets them out as degraded.
 func (o *owner) flush(ctx context.Context) error {
 	b := &o.block
 	if b.records > 0 {
-		sent := time.Now()
-		if _, err := o.appender.Append(ctx, b.body, b.records, o.reportSeq); err != nil {
+		if err := o.append(ctx); err != nil {
 			return err
 		}
-		o.metrics.append.Observe(time.Since(sent).Seconds())
 		o.metrics.block.Observe(float64(b.records))
 	}
 	for i := range b.answers {
 		a := &b.answers[i]
-		if err := o.publish(a.subject, b.text[a.from:a.to]); err != nil {
+		decision := b.text[a.from:a.to]
+		if o.backlog != nil {
+			decision = marked(decision)
+		}
+		if err := o.publish(a.subject, decision); err != nil {
 			return err
 		}
 		if a.reply != "" {
-			if err := o.publish(a.reply, b.text[a.from:a.to]); err != nil {
+			if err := o.publish(a.reply, decision); err != nil {
 				return err
 			}
 		}

@@ -39,6 +39,13 @@ type Config struct {
 	JournalMax int64         // bytes after which the journal takes no more; 0 leaves it to the server
 	Policy     *policy.Policy
 	Clock      func() time.Time // default time.Now
+
+	// DegradeAfter is how long a block may take until decisions go out, as
+	// degraded, before the journal has them; default 50ms.
+	DegradeAfter time.Duration
+	// BacklogMax is how many bytes of blocks may wait for the journal meanwhile;
+	// past that nobody is answered. Default 64 MiB, some 130,000 decisions.
+	BacklogMax int
 }
 
 // DefaultConfig returns the configuration of a deployment with one shard and
@@ -50,6 +57,9 @@ func DefaultConfig() Config {
 		JournalAge: journal.DefaultMaxAge,
 		Policy:     policy.Default(),
 		Clock:      time.Now,
+
+		DegradeAfter: 50 * time.Millisecond,
+		BacklogMax:   64 << 20,
 	}
 }
 
@@ -62,6 +72,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Shard < 0 || c.Shard >= c.Shards {
 		faults = append(faults, fmt.Errorf("shard: want 0 to %d, found %d", c.Shards-1, c.Shard))
+	}
+	if c.DegradeAfter <= 0 {
+		faults = append(faults, fmt.Errorf("degrade-after: want a positive duration, found %v", c.DegradeAfter))
+	}
+	if c.BacklogMax < 1 {
+		faults = append(faults, fmt.Errorf("backlog-max: want 1 byte or more, found %d", c.BacklogMax))
 	}
 	if c.JournalMax < 0 {
 		faults = append(faults, fmt.Errorf("journal-max: want 0 or more bytes, found %d", c.JournalMax))

@@ -19,6 +19,8 @@ type metrics struct {
 	windows        prometheus.Gauge
 	waiting        prometheus.Gauge
 	owner          prometheus.Gauge
+	degraded       prometheus.Gauge
+	backlog        prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, number int) *metrics {
@@ -45,9 +47,13 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."}),
 		owner: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_owner", Help: "1 while this limiter holds the shard's lease."}),
+		degraded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_degraded", Help: "1 while decisions go out before the journal has them."}),
+		backlog: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_backlog_bytes", Help: "Decided and not yet in the journal."}),
 	}
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, m.waiting, m.owner)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
 	return m
 }
 

@@ -30,6 +30,7 @@ type owner struct {
 	last      time.Time // decided_at of the last record
 	reportSeq uint64    // of the last report taken
 	block     block
+	backlog   *backlog // while the journal does not take blocks in time; else nil
 	subjects  map[address]string
 }
 
