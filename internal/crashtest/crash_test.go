@@ -44,11 +44,16 @@ func TestWriterIsKilled(t *testing.T) {
 	s.limiter("one")
 	writer := s.writer()
 	l := s.load()
-	for range kills {
+	for n := range kills {
 		l.awaitAnswers(answersBetween)
 		s.awaitRows(s.rows() + answersBetween) // it is at work
+		release := func() {}
+		if n > 0 { // at first at whatever moment, then in the midst of a transaction
+			release = s.holdCopy()
+		}
 		writer.Kill()
 		writer = s.writer()
+		release()
 	}
 	l.awaitAnswers(answersBetween)
 	l.stop()

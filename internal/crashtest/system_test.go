@@ -70,6 +70,34 @@ func (s *system) awaitRows(n int64) {
 	})
 }
 
+// holdCopy returns once the writer's transaction waits to store its rows, and
+// keeps it waiting until released.
+func (s *system) holdCopy() (release func()) {
+	s.Helper()
+	conn, err := pgx.Connect(s.Context(), s.postgres)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = conn.Close(context.Background()) })
+	if _, err := conn.Exec(s.Context(), `BEGIN; LOCK TABLE requests IN SHARE MODE`); err != nil {
+		s.Fatal(err)
+	}
+	testenv.Eventually(s.T, patience, func() error {
+		var waits bool
+		err := s.conn.QueryRow(s.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'COPY requests%')`).Scan(&waits)
+		if err == nil && !waits {
+			err = errors.New("the writer does not copy")
+		}
+		return err
+	})
+	return func() {
+		if _, err := conn.Exec(s.Context(), `COMMIT`); err != nil {
+			s.Error(err)
+		}
+	}
+}
+
 // row is a row of a request.
 type row struct {
 	verdict   gateway.Verdict
