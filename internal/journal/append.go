@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -26,11 +27,9 @@ const (
 var ErrFenced = errors.New("another owner has appended to the journal")
 
 const (
-	// paceBlocks take paceTime at least. That keeps a shard below 10,000 blocks
-	// a second, so that the block digits of ids cannot wrap within one. No single
-	// block waits: a sleep this short takes a millisecond.
-	paceBlocks = 100
-	paceTime   = 11 * time.Millisecond
+	// minGap keeps a shard below 10,000 blocks a second, so that the block
+	// digits of ids cannot wrap within one.
+	minGap = 100 * time.Microsecond
 	// appendTimeout is how long one attempt waits for its acknowledgement.
 	appendTimeout = 5 * time.Second
 	// maxAcks bounds acknowledgements of attempts that were given up.
@@ -46,7 +45,7 @@ type Appender struct {
 	journal *Journal
 	owner   string
 	last    uint64    // sequence of the last block
-	paced   time.Time // when the last paceBlocks began
+	sent    time.Time // when the last block was sent
 	failed  func(error)
 
 	acks     chan *nats.Msg
@@ -79,10 +78,10 @@ func (a *Appender) Close() {
 // It tries until the block is stored, ctx ends, or the error is ErrFenced. The
 // body may be reused afterwards.
 func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
-	if a.last%paceBlocks == 0 {
-		time.Sleep(paceTime - time.Since(a.paced))
-		a.paced = time.Now()
+	for time.Since(a.sent) < minGap {
+		runtime.Gosched() // a sleep this short takes a millisecond
 	}
+	a.sent = time.Now()
 	msg := &nats.Msg{Subject: a.journal.subject, Data: body, Header: nats.Header{
 		headerCount:  {strconv.Itoa(count)},
 		headerOwner:  {a.owner},
