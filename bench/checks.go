@@ -56,7 +56,9 @@ func checks(ctx context.Context, dir string, o options, r *report, progress func
 	}
 	r.Machine.NATS = connections[0].ConnectedServerVersion()
 
-	l, err := limiter.New(connections[0], limiter.DefaultConfig(), zap.NewNop(), prometheus.NewRegistry())
+	config := limiter.DefaultConfig()
+	config.DegradeAfter = answerWithin // every decision that is measured is in the journal
+	l, err := limiter.New(connections[0], config, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		return err
 	}
