@@ -79,13 +79,14 @@ func TestStandbyTakesOver(t *testing.T) {
 }
 
 // A limiter that was asleep while another one took over finds that out before
-// it answers anybody. A decision that it had stored before may go out twice,
+// it answers anybody, even though its block has waited long enough to be
+// answered as degraded. A decision that it had stored before may go out twice,
 // which check forgives, as both are the same.
 func TestLimiterSleepsWhileAnotherTakesOver(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
 	s.writer()
-	asleep := s.limiter("one")
+	asleep := s.limiterThatDegrades("one", "3s")
 	l := s.load()
 	l.awaitAnswers(answersBetween)
 	if err := syscall.Kill(asleep.Pid(), syscall.SIGSTOP); err != nil {

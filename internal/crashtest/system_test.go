@@ -41,10 +41,16 @@ func newSystem(t *testing.T) *system {
 
 // limiter starts a limiter. One with the name of one that was killed does not
 // wait for its lease to run out. None gives a decision before the journal has
-// it: what is not degraded is what is tested.
+// it, as a busy machine could make it do: what is not degraded is what is tested.
 func (s *system) limiter(name string) *testenv.Process {
 	s.Helper()
-	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0", "--name", name, "--degrade-after", "1m")
+	return s.limiterThatDegrades(name, "1m")
+}
+
+// limiterThatDegrades starts a limiter that waits only so long for the journal.
+func (s *system) limiterThatDegrades(name, after string) *testenv.Process {
+	s.Helper()
+	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0", "--name", name, "--degrade-after", after)
 }
 
 func (s *system) writer() *testenv.Process {

@@ -280,6 +280,9 @@ func (o *owner) flush(ctx context.Context) error {
 		}
 		o.metrics.block.Observe(float64(b.records))
 	}
+	if o.backlog != nil && !o.lease.held() {
+		return errLeaseLost // the journal may be another one's by now
+	}
 	for i := range b.answers {
 		a := &b.answers[i]
 		decision := b.text[a.from:a.to]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,7 +34,17 @@ type lease struct {
 	key      string
 	value    []byte
 	revision uint64
+	until    atomic.Int64 // when it runs out unless it is renewed, nanoseconds after began
+	began    time.Time
 }
+
+// held tells whether nobody else can have the lease. It is false also when this
+// process has slept for too long to know.
+func (s *lease) held() bool { return time.Since(s.began) < time.Duration(s.until.Load()) }
+
+// extend takes note that the lease was taken or renewed by a request that was
+// sent at a time.
+func (s *lease) extend(sent time.Time) { s.until.Store(int64(sent.Sub(s.began) + leaseTTL)) }
 
 // acquire waits until the shard's lease is free and takes it. One that bears
 // this limiter's name is not waited for when the limiter has just started.
@@ -44,13 +55,14 @@ func (l *Limiter) acquire(ctx context.Context, first bool) (*lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make bucket %s: %w", l.config.Names.LeaseBucket(), err)
 	}
-	s := &lease{bucket: bucket, key: "shard." + strconv.Itoa(l.config.Shard), value: []byte(l.config.Name)}
+	s := &lease{began: time.Now(), bucket: bucket, key: "shard." + strconv.Itoa(l.config.Shard), value: []byte(l.config.Name)}
 	if l.config.Name == "" {
 		s.value = []byte(nuid.Next())
 	}
 	tick := time.NewTicker(tryEvery)
 	defer tick.Stop()
 	for waiting := false; ; waiting = true {
+		s.extend(time.Now())
 		s.revision, err = bucket.Create(ctx, s.key, s.value)
 		if err == nil {
 			return s, nil
@@ -86,23 +98,24 @@ func (s *lease) takeOver(ctx context.Context) bool {
 func (s *lease) renew(ctx context.Context) error {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
-	renewed := time.Now()
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
+		sent := time.Now()
 		attempt, cancel := context.WithTimeout(ctx, renewEvery)
 		revision, err := s.bucket.Update(attempt, s.key, s.value, s.revision)
 		cancel()
 		_, refused := errors.AsType[*jetstream.APIError](err)
 		switch {
 		case err == nil:
-			s.revision, renewed = revision, time.Now()
+			s.revision = revision
+			s.extend(sent)
 		case ctx.Err() != nil:
 			return nil
-		case refused || time.Since(renewed) > leaseTTL:
+		case refused || !s.held():
 			return fmt.Errorf("%w: %w", errLeaseLost, err)
 		}
 	}

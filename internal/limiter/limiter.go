@@ -171,7 +171,7 @@ func (l *Limiter) term(ctx context.Context, first bool) error {
 	defer l.metrics.owner.Set(0)
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return lease.renew(inner) })
-	group.Go(func() error { return newOwner(l).run(inner) })
+	group.Go(func() error { return newOwner(l, lease).run(inner) })
 	err = group.Wait()
 	lease.release(context.WithoutCancel(ctx), l.log)
 	return err

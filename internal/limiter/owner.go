@@ -18,6 +18,7 @@ import (
 // journal, so that it ends with its ownership.
 type owner struct {
 	*Limiter
+	lease *lease
 
 	checks  chan *nats.Msg
 	reports chan report
@@ -34,9 +35,10 @@ type owner struct {
 	subjects  map[address]string
 }
 
-func newOwner(l *Limiter) *owner {
+func newOwner(l *Limiter, lease *lease) *owner {
 	return &owner{
 		Limiter:  l,
+		lease:    lease,
 		checks:   make(chan *nats.Msg, maxWaiting),
 		reports:  make(chan report, maxBlock),
 		decider:  decide.New(l.config.Policy),

@@ -97,7 +97,7 @@ func TestTimeoutOfADecidedCheckIsFree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start(t, nc, nil)
+	run := start(t, nc, nil)
 	ask(t, nc, "acme", `{"id":"1","user":"42"}`)
 	all := report(t, js, 2, `{"id":"1","user":"42","verdict":"allow","reason":"timeout"}`)
 	if d := all[1].Decision; d.Cost != 0 || d.Reason != events.ReasonTimeout {
@@ -105,6 +105,16 @@ func TestTimeoutOfADecidedCheckIsFree(t *testing.T) {
 	}
 	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 254 {
 		t.Errorf("the next check: %+v, want 254 left", d)
+	}
+	if d := ask(t, nc, "acme", `{"id":"1","user":"42"}`); d.Reason != events.ReasonRule {
+		t.Errorf("asked again after the report: %+v, want what was decided first", d)
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	if d := ask(t, nc, "acme", `{"id":"1","user":"42"}`); d.Reason != events.ReasonRule {
+		t.Errorf("asked again after a restart: %+v, want what was decided first", d)
 	}
 }
 
