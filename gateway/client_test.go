@@ -10,41 +10,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/journal"
-	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/testenv"
 )
-
-var names = events.Names{Prefix: "weir"}
-
-// startLimiter runs a limiter until the test ends.
-func startLimiter(t *testing.T, url string) {
-	t.Helper()
-	l, err := limiter.New(testenv.Connect(t, url), limiter.DefaultConfig(), zap.NewNop(), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case <-l.Ready():
-	case <-time.After(10 * time.Second):
-		t.Fatal("limiter not ready")
-	}
-}
 
 func connect(t *testing.T, nc *nats.Conn, config gateway.Config) *gateway.Client {
 	t.Helper()
@@ -63,39 +34,10 @@ func connect(t *testing.T, nc *nats.Conn, config gateway.Config) *gateway.Client
 	return c
 }
 
-// recorded reads from the journal what was recorded.
-func recorded(t *testing.T, nc *nats.Conn) []events.Record {
-	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := journal.Open(t.Context(), js, names, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	extent, err := j.Extent(t.Context())
-	if err != nil || extent.Blocks == 0 {
-		t.Log("the journal is empty:", err)
-		return nil
-	}
-	var all []events.Record
-	err = j.Read(t.Context(), journal.Start{Seq: 1}, extent.Last, func(b journal.Block) error {
-		return b.Records(func(_ int, r *events.Record) error {
-			all = append(all, *r)
-			return nil
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 	c := connect(t, testenv.Connect(t, url), gateway.Config{Timeout: 10 * time.Second})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -123,7 +65,7 @@ func TestCheck(t *testing.T) {
 func TestSameIDAtOnce(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 	c := connect(t, testenv.Connect(t, url), gateway.Config{Timeout: 10 * time.Second})
 	var wg sync.WaitGroup
 	for range 50 {
@@ -150,9 +92,9 @@ func TestWithoutLimiter(t *testing.T) {
 			t.Errorf("decision %+v, %v; want %s for timeout", d, err, verdict)
 		}
 	}
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 	testenv.Eventually(t, 10*time.Second, func() error {
-		all := recorded(t, nc)
+		all := limitertest.Records(t, nc)
 		if len(all) != 2 {
 			return fmt.Errorf("%d records, want 2", len(all))
 		}
@@ -203,7 +145,7 @@ func TestOverflowIsCounted(t *testing.T) {
 func TestAPIKeyDoesNotTravel(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 	nc := testenv.Connect(t, url)
 	all, err := nc.SubscribeSync(">")
 	if err != nil {
@@ -245,7 +187,7 @@ func TestReport(t *testing.T) {
 	if err := c.Report(ctx, gateway.Request{ID: "0", Tenant: "acme"}); err == nil { // may be stored later
 		t.Error("a report that nobody stores is acknowledged")
 	}
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 
 	batch := make([]gateway.Request, 5000)
 	for i := range batch {
@@ -257,7 +199,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	testenv.Eventually(t, 10*time.Second, func() error {
-		if n := len(recorded(t, nc)); n != len(batch) {
+		if n := len(limitertest.Records(t, nc)); n != len(batch) {
 			return fmt.Errorf("%d records, want %d", n, len(batch))
 		}
 		return nil
@@ -267,7 +209,7 @@ func TestReport(t *testing.T) {
 func TestReportSendsAllOrNothingOfBadInput(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
-	startLimiter(t, url)
+	limitertest.Start(t, testenv.Connect(t, url))
 	nc := testenv.Connect(t, url)
 	c := connect(t, nc, gateway.Config{})
 	err := c.Report(t.Context(), gateway.Request{Tenant: "acme"}, gateway.Request{}, gateway.Request{Tenant: "acme", Cost: -1})
@@ -284,7 +226,7 @@ func TestReportSendsAllOrNothingOfBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 5*time.Second, func() error {
-		if all := recorded(t, nc); len(all) != 1 || all[0].Request.ID != "good" {
+		if all := limitertest.Records(t, nc); len(all) != 1 || all[0].Request.ID != "good" {
 			return fmt.Errorf("%d records, want the good one", len(all))
 		}
 		return nil
@@ -327,20 +269,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 
 func BenchmarkCheck(b *testing.B) {
 	url := testenv.NATS(b)
-	l, err := limiter.New(testenv.Connect(b, url), limiter.DefaultConfig(), zap.NewNop(), prometheus.NewRegistry())
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(b.Context()))
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			b.Error(err)
-		}
-	}()
-	<-l.Ready()
+	limitertest.Start(b, testenv.Connect(b, url))
 	c, err := gateway.Connect(testenv.Connect(b, url), gateway.Config{Name: "bench", Timeout: 10 * time.Second})
 	if err != nil {
 		b.Fatal(err)
@@ -350,7 +279,7 @@ func BenchmarkCheck(b *testing.B) {
 	b.SetParallelism(32)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if d, err := c.Check(ctx, gateway.Request{Tenant: "acme", User: "42", Method: "GET", Path: "/api/order/history/"}); err != nil || d.Reason == gateway.ReasonTimeout {
+			if d, err := c.Check(b.Context(), gateway.Request{Tenant: "acme", User: "42", Method: "GET", Path: "/api/order/history/"}); err != nil || d.Reason == gateway.ReasonTimeout {
 				b.Errorf("decision %+v, %v", d, err)
 			}
 		}

@@ -6,19 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/serve"
+	"github.com/weirhq/weir/internal/service"
 )
 
 // flags go before the environment, and that before the defaults.
@@ -34,23 +30,12 @@ type flags struct {
 	Strict   bool            `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "ingest:", err)
-		os.Exit(1) // nowhere else: run's defers are done
-	}
-}
+func main() { service.Main("ingest", run) }
 
 func run(ctx context.Context, args []string) error {
 	var f flags
-	parser, err := kong.New(&f, kong.Name("ingest"), kong.Description("Takes checks and reports for Weir over HTTP."))
-	if err != nil {
+	if err := service.Parse(&f, "ingest", "Takes checks and reports for Weir over HTTP.", args); err != nil {
 		return err
-	}
-	if _, err := parser.Parse(args); err != nil {
-		return fmt.Errorf("%w (see 'ingest --help')", err)
 	}
 	if f.Gateway == "" {
 		host, err := os.Hostname()
@@ -59,7 +44,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		f.Gateway = ingest.GatewayName(host)
 	}
-	log, err := zap.NewProduction()
+	log, registry, err := service.Observe()
 	if err != nil {
 		return err
 	}
@@ -67,7 +52,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer listener.Close() //nolint:errcheck // serve.Run closes it; this is for when that is not reached
+	defer listener.Close() // unless serving on it has
 	nc, err := bus.Connect(ctx, f.NATS, "weir-ingest", log)
 	if err != nil {
 		return err
@@ -79,8 +64,6 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	edge := ingest.New(ingest.Config{Strict: f.Strict}, client, nc.IsConnected, registry, log)
 
 	err = serve.Run(ctx, listener, edge.Handler(), log.Named("ingest"))

@@ -4,17 +4,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +15,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/limiter"
 	"github.com/weirhq/weir/internal/serve"
+	"github.com/weirhq/weir/internal/service"
 )
 
 // flags go before the environment, and that before the defaults.
@@ -39,25 +33,14 @@ type flags struct {
 	Insecure   bool          `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "limiter:", err)
-		os.Exit(1) // nowhere else: run's defers are done
-	}
-}
+func main() { service.Main("limiter", run) }
 
 func run(ctx context.Context, args []string) error {
 	var f flags
-	parser, err := kong.New(&f, kong.Name("limiter"), kong.Description("Decides the requests of one shard of Weir."))
-	if err != nil {
+	if err := service.Parse(&f, "limiter", "Decides the requests of one shard of Weir.", args); err != nil {
 		return err
 	}
-	if _, err := parser.Parse(args); err != nil {
-		return fmt.Errorf("%w (see 'limiter --help')", err)
-	}
-	log, err := zap.NewProduction()
+	log, registry, err := service.Observe()
 	if err != nil {
 		return err
 	}
@@ -65,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer listener.Close() //nolint:errcheck // serve.Run closes it; this is for when that is not reached
+	defer listener.Close() // unless serving on it has
 	nc, err := bus.Connect(ctx, f.NATS, "weir-limiter", log)
 	if err != nil {
 		return err
@@ -83,8 +66,6 @@ func run(ctx context.Context, args []string) error {
 	if config.Policy, err = limiter.OpenPolicy(ctx, js, config.Names, f.Policy); err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	l, err := limiter.New(nc, config, log, registry)
 	if err != nil {
 		return err

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/weirhq/weir/internal/service"
 )
 
 // commands is the command line. Flags go before the environment, and that
@@ -32,13 +32,9 @@ type console struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
-	c := console{os.Stdin, os.Stdout, os.Stderr}
-	if err := run(ctx, os.Args[1:], c); err != nil {
-		fmt.Fprintln(os.Stderr, "weir:", err)
-		os.Exit(1) // nowhere else: run's defers are done
-	}
+	service.Main("weir", func(ctx context.Context, args []string) error {
+		return run(ctx, args, console{os.Stdin, os.Stdout, os.Stderr})
+	})
 }
 
 func run(ctx context.Context, args []string, c console) error {

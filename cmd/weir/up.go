@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/serve"
+	"github.com/weirhq/weir/internal/service"
 	"github.com/weirhq/weir/internal/writer"
 )
 
@@ -50,10 +50,9 @@ func (c *upCommand) Run(ctx context.Context, out console) (err error) {
 	if err != nil {
 		return err
 	}
-	u := up{upCommand: c, log: log, dir: dir, registry: prometheus.NewRegistry()}
+	u := up{upCommand: c, log: log, dir: dir, registry: service.Registry()}
 	u.closers = append(u.closers, dir.Close)
 	defer func() { err = errors.Join(err, u.close()) }()
-	u.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := u.open(ctx); err != nil {
 		return err
 	}

@@ -3,15 +3,8 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -19,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/serve"
+	"github.com/weirhq/weir/internal/service"
 	"github.com/weirhq/weir/internal/writer"
 )
 
@@ -32,30 +26,19 @@ type flags struct {
 	Insecure bool   `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the first signal drains, a second kills
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "writer:", err)
-		os.Exit(1) // nowhere else: run's defers are done
-	}
-}
+func main() { service.Main("writer", run) }
 
 func run(ctx context.Context, args []string) error {
 	var f flags
-	parser, err := kong.New(&f, kong.Name("writer"), kong.Description("Copies Weir's journal into Postgres and answers queries."))
-	if err != nil {
+	if err := service.Parse(&f, "writer", "Copies Weir's journal into Postgres and answers queries.", args); err != nil {
 		return err
-	}
-	if _, err := parser.Parse(args); err != nil {
-		return fmt.Errorf("%w (see 'writer --help')", err)
 	}
 	config := writer.DefaultConfig()
 	config.Names, config.Shards = events.Names{Prefix: f.Prefix}, f.Shards
 	if err := config.Validate(); err != nil {
 		return err
 	}
-	log, err := zap.NewProduction()
+	log, registry, err := service.Observe()
 	if err != nil {
 		return err
 	}
@@ -63,7 +46,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer listener.Close() //nolint:errcheck // serve.Run closes it; this is for when that is not reached
+	defer listener.Close() // unless serving on it has
 	database := pg.DefaultConfig()
 	database.URL = f.Postgres
 	db, err := pg.Open(ctx, database)
@@ -80,8 +63,6 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w := writer.New(config, writer.Parts{DB: db, JetStream: js, Log: log, Metrics: registry})
 
 	group, inner := errgroup.WithContext(ctx)

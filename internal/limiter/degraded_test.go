@@ -12,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/testenv"
 )
 
@@ -48,12 +49,12 @@ func TestDegraded(t *testing.T) {
 	if d := ask(t, nc, "acme", large("0")); !d.Degraded || d.Remaining != 254 {
 		t.Errorf("asked again: %+v, want the same answer, degraded", d)
 	}
-	if n := len(records(t, nc)); n != 1 {
+	if n := len(limitertest.Records(t, nc)); n != 1 {
 		t.Errorf("%d records in a full journal, want 1", n)
 	}
 	makeRoom(t, nc)
 	testenv.Eventually(t, 10*time.Second, func() error {
-		if n := len(records(t, nc)); n != 6 {
+		if n := len(limitertest.Records(t, nc)); n != 6 {
 			return fmt.Errorf("%d records, want 6", n)
 		}
 		return nil
@@ -64,7 +65,7 @@ func TestDegraded(t *testing.T) {
 		}
 		return nil
 	})
-	for i, r := range records(t, nc)[:6] {
+	for i, r := range limitertest.Records(t, nc)[:6] {
 		// Whether the second went out before its block was stored is known too late.
 		if i != 1 && r.Decision.Degraded != (i > 1) {
 			t.Errorf("record %d: degraded is %v", i, r.Decision.Degraded)
@@ -117,7 +118,7 @@ func TestBacklogIsBounded(t *testing.T) {
 		return nil
 	})
 	stored := map[string]bool{}
-	for _, r := range records(t, nc) {
+	for _, r := range limitertest.Records(t, nc) {
 		stored[r.Request.ID] = true
 	}
 	for range answered {

@@ -20,6 +20,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/testenv"
 )
@@ -135,37 +136,6 @@ func ask(t *testing.T, nc *nats.Conn, tenant, payload string) events.Decision {
 	return d
 }
 
-// records reads the whole journal.
-func records(t *testing.T, nc *nats.Conn) []events.Record {
-	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := journal.Open(t.Context(), js, names, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	extent, err := j.Extent(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []events.Record
-	if extent.Blocks == 0 {
-		return nil
-	}
-	err = j.Read(t.Context(), journal.Start{Seq: 1}, extent.Last, func(b journal.Block) error {
-		return b.Records(func(_ int, r *events.Record) error {
-			all = append(all, *r)
-			return nil
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 func TestDefaultPolicyDeniesThe257th(t *testing.T) {
 	t.Parallel()
 	nc := testenv.Connect(t, testenv.NATS(t))
@@ -202,7 +172,7 @@ func TestDefaultPolicyDeniesThe257th(t *testing.T) {
 			t.Fatalf("a subscriber of %s: %v", names.AllDecisions(), err)
 		}
 	}
-	if n := len(records(t, nc)); n != 260 {
+	if n := len(limitertest.Records(t, nc)); n != 260 {
 		t.Fatalf("%d records, want 260", n)
 	}
 }
@@ -266,7 +236,7 @@ func TestSameIDSameDecisionOneCharge(t *testing.T) {
 	if next := ask(t, nc, "acme", `{"user":"42"}`); next.Remaining != 254 || !strings.HasPrefix(next.ID, "AO") {
 		t.Errorf("the next request: %+v, want a minted id and 254 left", next)
 	}
-	if n := len(records(t, nc)); n != 3 {
+	if n := len(limitertest.Records(t, nc)); n != 3 {
 		t.Errorf("%d records, want 3", n)
 	}
 }
@@ -309,7 +279,7 @@ func TestTwoOwners(t *testing.T) {
 			t.Fatalf("decision %s, %v", m.Data, err)
 		}
 	}
-	all := records(t, nc)
+	all := limitertest.Records(t, nc)
 	if len(all) != 50 {
 		t.Fatalf("%d records of 50 checks", len(all))
 	}
@@ -398,7 +368,7 @@ func TestBlocksAreBoundedByBytes(t *testing.T) {
 	if _, err := nc.Request(names.Check(0, "acme", "g"), []byte(`{}`), 30*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(records(t, nc)); n != checks+1 {
+	if n := len(limitertest.Records(t, nc)); n != checks+1 {
 		t.Errorf("%d records of %d", n, checks+1)
 	}
 	if err := run.stop(); err != nil {
@@ -427,7 +397,7 @@ func TestStopDrains(t *testing.T) {
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(records(t, nc)); n != 5000 {
+	if n := len(limitertest.Records(t, nc)); n != 5000 {
 		t.Fatalf("%d records of 5000 checks", n)
 	}
 	for range 5000 {

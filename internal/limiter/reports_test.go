@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/testenv"
 )
 
@@ -21,7 +22,7 @@ func report(t *testing.T, js jetstream.JetStream, want int, payloads ...string) 
 	}
 	var all []events.Record
 	testenv.Eventually(t, 5*time.Second, func() error {
-		if all = records(t, js.Conn()); len(all) < want {
+		if all = limitertest.Records(t, js.Conn()); len(all) < want {
 			return fmt.Errorf("%d records, want %d", len(all), want)
 		}
 		return nil

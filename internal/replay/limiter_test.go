@@ -1,7 +1,6 @@
 package replay_test
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -11,14 +10,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
-	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/journal"
-	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/replay"
 	"github.com/weirhq/weir/internal/testenv"
 )
@@ -28,24 +22,7 @@ import (
 func mustLimit(t *testing.T) (*nats.Conn, *gateway.Client) {
 	t.Helper()
 	nc := testenv.Connect(t, testenv.NATS(t))
-	l, err := limiter.New(nc, limiter.DefaultConfig(), zap.NewNop(), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ended := make(chan error, 1)
-	go func() { ended <- l.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case <-l.Ready():
-	case <-time.After(10 * time.Second):
-		t.Fatal("the limiter is not ready")
-	}
+	limitertest.Start(t, nc)
 	client, err := gateway.Connect(nc, gateway.Config{Name: "replay", Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -61,31 +38,10 @@ func mustLimit(t *testing.T) (*nats.Conn, *gateway.Client) {
 // records counts what the journal holds, by verdict and reason.
 func records(t *testing.T, nc *nats.Conn) map[string]int64 {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := journal.Open(t.Context(), js, events.Names{Prefix: events.DefaultPrefix}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	extent, err := j.Extent(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	n := map[string]int64{}
-	if extent.Last == 0 {
-		return n
-	}
-	err = j.Read(t.Context(), journal.Start{}, extent.Last, func(b journal.Block) error {
-		return b.Records(func(_ int, r *events.Record) error {
-			n[string(r.Decision.Verdict)+" "+string(r.Decision.Reason)]++
-			n["all"]++
-			return nil
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, r := range limitertest.Records(t, nc) {
+		n[string(r.Decision.Verdict)+" "+string(r.Decision.Reason)]++
+		n["all"]++
 	}
 	return n
 }
