@@ -29,7 +29,7 @@ type Memory struct {
 type claim struct {
 	ring  *ring // nil for a key without admissions
 	units int64 // sum of their costs
-	span  int64 // longest of their windows, microseconds
+	span  int64 // longest of their windows, and of what they keep for, microseconds
 }
 
 // part holds some of the keys. A map never gives memory back, so a sweep
@@ -80,7 +80,7 @@ func (m *Memory) claim(now int64, charges []Charge, one int) claim {
 	for i := range charges {
 		if i == one || bytes.Equal(charges[i].Key, key) {
 			k.units += charges[i].Cost
-			k.span = max(k.span, charges[i].Window.Microseconds())
+			k.span = max(k.span, max(charges[i].Window, charges[i].Keep).Microseconds())
 		}
 	}
 	if k.ring = m.part(key).keys[string(key)]; k.ring != nil {

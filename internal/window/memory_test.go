@@ -40,6 +40,8 @@ func TestChargeOutOfBoundsPanics(t *testing.T) {
 		"no window":        func(c *window.Charge) { c.Window = 0 },
 		"negative window":  func(c *window.Charge) { c.Window = -time.Second },
 		"window too long":  func(c *window.Charge) { c.Window = window.MaxWindow + time.Microsecond },
+		"keeps too long":   func(c *window.Charge) { c.Keep = window.MaxWindow + 1 },
+		"keeps negative":   func(c *window.Charge) { c.Keep = -1 },
 		"window too exact": func(c *window.Charge) { c.Window = time.Microsecond + 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,6 +119,24 @@ func TestKnownKeyAllocatesNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1000, decide); n != 0 {
 		t.Errorf("%v allocations a decision, want none", n)
+	}
+}
+
+// A key whose window will be longer is kept for that one.
+func TestKeep(t *testing.T) {
+	for _, keep := range []time.Duration{0, time.Hour} {
+		m := window.NewMemory()
+		c := window.Charge{Key: []byte("k"), Cost: 1, Limit: 9, Window: time.Second, Keep: keep}
+		at := start
+		for range 3 {
+			m.Decide(at, []window.Request{{Charges: []window.Charge{c}}})
+			at = at.Add(time.Minute)
+		}
+		batch := []window.Request{{Charges: []window.Charge{{Key: []byte("k"), Limit: 9, Window: time.Hour}}}}
+		m.Decide(at, batch)
+		if got, want := batch[0].Charges[0].Remaining, 9-int64(3*keep/time.Hour); got != want {
+			t.Errorf("kept for %v: %d left, want %d", keep, got, want)
+		}
 	}
 }
 

@@ -10,8 +10,8 @@
 // What has been admitted is a fact about the key, not about the limit or the
 // window asked with: either may change from one request to the next, and usage
 // is kept. How far back it is kept is for the longest window that a charge
-// named since the key was last without admissions; a longer window later sees
-// what is left and everything from then on.
+// named, or asked to keep for, since the key was last without admissions; a
+// longer window later sees what is left and everything from then on.
 package window
 
 import (
@@ -36,6 +36,7 @@ type Charge struct {
 	Cost   int64         // units, 0..MaxCost; 0 is a peek
 	Limit  int64         // units admitted in any (t-Window, t]
 	Window time.Duration // whole microseconds, 1µs..MaxWindow
+	Keep   time.Duration // of a key whose window will be longer: that window, to MaxWindow; else 0
 
 	// Set by the store.
 
@@ -59,5 +60,8 @@ func (c *Charge) check() {
 	}
 	if c.Window < time.Microsecond || c.Window > MaxWindow || c.Window%time.Microsecond != 0 {
 		panic(fmt.Sprintf("window: window %v, want whole microseconds from 1µs to %v", c.Window, MaxWindow))
+	}
+	if c.Keep < 0 || c.Keep > MaxWindow {
+		panic(fmt.Sprintf("window: keep %v, want 0 to %v", c.Keep, MaxWindow))
 	}
 }
