@@ -5,6 +5,7 @@
 package decide
 
 import (
+	"context"
 	"time"
 
 	"github.com/weirhq/weir/internal/events"
@@ -41,8 +42,7 @@ func (d *Decider) Check(now time.Time, r *events.Record) {
 	if len(d.charges) == 0 {
 		return
 	}
-	d.batch[0] = window.Request{Charges: d.charges}
-	d.windows.Decide(now, d.batch[:])
+	d.charge(now, false)
 	if !d.batch[0].Admitted {
 		r.Decision.Verdict = events.Deny
 	}
@@ -72,10 +72,10 @@ func (d *Decider) Report(now time.Time, r *events.Record, charged bool) {
 		r.Decision.Cost = 0
 	default:
 		d.match(now, r)
+		d.charge(now, true)
 		for i := range d.charges {
 			c := &d.charges[i]
-			c.Cost = d.windows.Fill(now, c)
-			c.Fits, c.RetryAfter = true, 0 // it was let through
+			c.Cost, c.Fits, c.RetryAfter = c.Charged, true, 0 // it was let through
 		}
 		r.Decision.Cost = 0
 		if len(d.charges) > 0 {
@@ -119,7 +119,7 @@ func (d *Decider) admit(r *events.Record, rule, key string, cost, windowMS int64
 		length = max(length, today.Window)
 	}
 	d.keys = appendKey(d.keys[:0], r.Request.Tenant, rule, key)
-	d.windows.Admit(r.Decision.DecidedAt, d.keys, cost, length)
+	d.windows.Admit(r.Decision.DecidedAt, window.Charge{Key: d.keys, Cost: cost, Window: length})
 }
 
 // late tells whether a report is older than every window it would charge.
@@ -152,6 +152,12 @@ func (d *Decider) match(now time.Time, r *events.Record) {
 			Key: d.keys[from:], Cost: m.Cost, Limit: m.Rule.Limit, Window: m.Rule.Window,
 		})
 	}
+}
+
+// charge decides the charges that match found, or fills the windows with them.
+func (d *Decider) charge(now time.Time, fill bool) {
+	d.batch[0] = window.Request{Charges: d.charges, Fill: fill}
+	_ = d.windows.Decide(context.Background(), now, d.batch[:]) // memory does not fail
 }
 
 func (d *Decider) decision(now time.Time, r *events.Record) events.Decision {

@@ -2,55 +2,95 @@ package window
 
 import (
 	"bytes"
+	"context"
 	"hash/maphash"
-	"maps"
 	"math"
+	"math/rand/v2"
 	"time"
 )
 
-// parts is into how many parts the keys are cut. One is what a sweep takes at
-// a time, so that with ten million keys it looks at ten thousand at once.
-const parts = 1 << 10
-
 // Memory is a store in the process. It is not safe for concurrent use: one
-// goroutine owns it. An admitted unit takes 8 bytes and a little, an idle key
-// about 110 besides its name, and a decision on a known key allocates nothing
-// unless its window grows.
+// goroutine owns it. An admitted unit takes 3 to 5 bytes at any rate that a
+// limit of some hundred units is reached at, and 8 at most; an idle key takes
+// about 100 besides its name. A decision on a known key allocates nothing unless
+// its window grows.
+//
+// Its time never goes back: an instant before the last one is taken for that.
 type Memory struct {
 	now    int64 // the last instant seen, microseconds
 	seed   maphash.Seed
-	parts  [parts]part
-	len    int
-	next   int     // part the next sweep begins with
-	claims []claim // of the request being decided, reused
+	parts  [parts]table
+	part   int // the part, and the slot in it, that the next sweep begins with
+	slot   int
+	claims []claim // of the request being decided, reused; its keys are not evicted
+
+	budget int64
+	random *rand.Rand // whom to evict
+	usage  Usage
+}
+
+// parts is into how many parts the keys are cut, so that with ten million keys
+// one part that grows moves ten thousand.
+const parts = 1 << 10
+
+// recordBytes is what a key takes besides its name and its entries: a record,
+// and the slots of a table that has just grown.
+const recordBytes = 104
+
+// Usage is what a store in memory holds, and what it had to drop.
+type Usage struct {
+	Keys        int
+	Bytes       int64  // about what the keys take
+	Evicted     uint64 // keys dropped for want of room, since the start
+	EvictedLive uint64 // those of them that still had admissions to count: their limits began anew
 }
 
 // claim is what the charges of one request with one key ask together.
 type claim struct {
-	ring  *ring // nil for a key without admissions
-	units int64 // sum of their costs
-	span  int64 // longest of their windows, and of what they keep for, microseconds
+	record *record // nil for a key without admissions
+	units  int64   // sum of their costs
+	span   int64   // longest of their windows, and of what they keep for, microseconds
+	stamp  int64   // when they count, the latest of them
 }
 
-// part holds some of the keys. A map never gives memory back, so a sweep
-// replaces one that has lost most of its keys.
-type part struct {
-	keys map[string]*ring
-	peak int // most keys since it was made
-}
-
-// NewMemory returns a store without admissions.
+// NewMemory returns a store without admissions and without a budget.
 func NewMemory() *Memory {
-	return &Memory{now: math.MinInt64, seed: maphash.MakeSeed()}
+	return &Memory{
+		now: math.MinInt64, seed: maphash.MakeSeed(),
+		budget: math.MaxInt64, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+	}
 }
+
+// Bound sets how many bytes the keys may take. A key that needs more evicts
+// others: each time, of eight neighbours taken at random, one that has nothing
+// left to count, else the one charged longest ago.
+func (m *Memory) Bound(bytes int64) {
+	m.budget, m.claims = bytes, m.claims[:0]
+	m.evict()
+}
+
+// Usage tells what it holds.
+func (m *Memory) Usage() Usage { return m.usage }
+
+// Len returns how many keys are held, those not yet swept included.
+func (m *Memory) Len() int { return m.usage.Keys }
 
 // Decide decides the requests of a batch in order, at one instant, and makes
-// the charges of those that are admitted. The keys' memory is not kept.
-func (m *Memory) Decide(now time.Time, batch []Request) {
+// the charges of those that are admitted. The keys' memory is not kept. The
+// error is always nil.
+func (m *Memory) Decide(_ context.Context, now time.Time, batch []Request) error {
 	at := m.advance(now)
+	when := time.UnixMicro(at).UTC()
 	for i := range batch {
-		m.decide(at, &batch[i])
+		batch[i].At = when
+		if batch[i].Fill {
+			m.fill(at, &batch[i])
+		} else {
+			m.decide(at, &batch[i])
+		}
+		m.evict()
 	}
+	return nil
 }
 
 func (m *Memory) decide(now int64, req *Request) {
@@ -61,44 +101,92 @@ func (m *Memory) decide(now int64, req *Request) {
 	}
 	req.Admitted = true
 	for i := range req.Charges {
-		req.Charges[i].judge(now, m.claims[i].ring, m.claims[i].units)
+		req.Charges[i].judge(now, m.claims[i].record, m.claims[i].units)
 		req.Admitted = req.Admitted && req.Charges[i].Fits
 	}
 	if !req.Admitted {
+		m.countDenied(now, req)
 		return
 	}
 	for i := range req.Charges {
-		req.Charges[i].settle(m.claims[i].units)
-		m.add(now, &req.Charges[i], m.claims[i], req.Charges[i].Cost)
+		c := &req.Charges[i]
+		c.settle(now, m.claims[i].stamp, m.claims[i].units)
+		c.Charged = c.Cost
+		m.add(now, c, &m.claims[i])
+	}
+}
+
+// countDenied makes those charges of a denied request that are made even so.
+func (m *Memory) countDenied(now int64, req *Request) {
+	for i := range req.Charges {
+		if c := &req.Charges[i]; c.CountDenied {
+			m.force(now, c, &m.claims[i])
+		}
+	}
+	for i := range req.Charges {
+		if c := &req.Charges[i]; c.CountDenied {
+			fits, units := c.Fits, c.Charged
+			c.judge(now, m.find(c.Key), m.claims[i].units)
+			c.Fits, c.Charged = fits, units
+		}
+	}
+}
+
+// force makes a charge without room: of the key's units the newest are kept, as
+// many as the limit. Those before have no say in what fits, nor when, and a key
+// under attack holds no more than its limit.
+func (m *Memory) force(now int64, c *Charge, k *claim) {
+	k.record = m.find(c.Key) // another charge of the request may have made it
+	c.Charged = min(c.Cost, c.Limit)
+	if k.record != nil && c.Charged > 0 {
+		k.record.trim(c.Limit - c.Charged)
+	}
+	m.add(now, c, k)
+}
+
+func (m *Memory) fill(now int64, req *Request) {
+	m.claims = m.claims[:0]
+	req.Admitted = true
+	for i := range req.Charges {
+		c := &req.Charges[i]
+		c.check()
+		m.claims = append(m.claims, m.claim(now, req.Charges[i:i+1], 0))
+		k := &m.claims[i]
+		c.judge(now, k.record, k.units)
+		req.Admitted = req.Admitted && c.Fits
+		c.Charged = min(c.Cost, c.Remaining)
+		c.settle(now, k.stamp, c.Charged)
+		m.add(now, c, k)
 	}
 }
 
 // claim gathers the charges that have the key of one.
 func (m *Memory) claim(now int64, charges []Charge, one int) claim {
 	key := charges[one].Key
-	var k claim
+	k := claim{stamp: now}
 	for i := range charges {
 		if i == one || bytes.Equal(charges[i].Key, key) {
 			k.units += charges[i].Cost
 			k.span = max(k.span, max(charges[i].Window, charges[i].Keep).Microseconds())
+			k.stamp = max(k.stamp, charges[i].stamp(now))
 		}
 	}
-	if k.ring = m.part(key).keys[string(key)]; k.ring != nil {
-		k.ring.touch(now, k.span)
+	if k.record = m.find(key); k.record != nil {
+		k.record.touch(now, k.span)
 	}
 	return k
 }
 
-// judge says what becomes of a charge when the given units are asked for; w is
+// judge says what becomes of a charge when the given units are asked for; r is
 // nil for a key without admissions.
-func (c *Charge) judge(now int64, w *ring, units int64) {
-	c.Reset, c.RetryAfter = 0, 0
+func (c *Charge) judge(now int64, r *record, units int64) {
+	c.Charged, c.Reset, c.RetryAfter = 0, 0, 0
 	window := c.Window.Microseconds()
 	var used int64
-	var first uint32
-	if w != nil {
-		if used, first = w.used(now, window); used > 0 {
-			c.Reset = time.Duration(window-age(*w.at(first), now)) * time.Microsecond
+	var first place
+	if r != nil {
+		if used, first = r.used(now, window); used > 0 {
+			c.Reset = time.Duration(first.at+window-now) * time.Microsecond
 		}
 	}
 	c.Remaining = max(0, c.Limit-used)
@@ -108,82 +196,89 @@ func (c *Charge) judge(now int64, w *ring, units int64) {
 	case units > c.Limit:
 		c.RetryAfter = Never
 	default:
-		c.RetryAfter = w.wait(now, window, used-(c.Limit-units), first)
+		c.RetryAfter = r.wait(now, window, used-(c.Limit-units), first)
 	}
 }
 
-// settle turns what judge found before units were charged into what is so after.
-func (c *Charge) settle(units int64) {
+// settle turns what judge found before units were charged, to count at an
+// instant, into what is so after.
+func (c *Charge) settle(now, stamp, units int64) {
 	c.Remaining = max(0, c.Remaining-units)
 	if c.Reset == 0 && units > 0 {
-		c.Reset = c.Window
+		c.Reset = c.Window + time.Duration(stamp-now)*time.Microsecond
 	}
 }
 
-// Admit records an admission that was decided elsewhere or before, whatever
-// the limit then was, as when windows are rebuilt from the journal. Admissions
-// come in the order of their times.
-func (m *Memory) Admit(at time.Time, key []byte, cost int64, window time.Duration) {
-	charges := [1]Charge{{Key: key, Cost: cost, Window: window}}
-	charges[0].check()
+// Admit records an admission that was decided before, whatever the limit then
+// was, as when windows are rebuilt from the journal. It charges c.Cost; or what
+// counts of a denied request's, if c says that it does. Admissions come in the
+// order of their times.
+func (m *Memory) Admit(at time.Time, c Charge) {
+	c.check()
 	now := m.advance(at)
-	m.add(now, &charges[0], m.claim(now, charges[:], 0), cost)
+	charges := [1]Charge{c}
+	m.claims = append(m.claims[:0], m.claim(now, charges[:], 0))
+	if c.CountDenied {
+		m.force(now, &c, &m.claims[0])
+	} else {
+		c.Charged = c.Cost
+		m.add(now, &c, &m.claims[0])
+	}
+	m.evict()
 }
 
-// Fill makes as much of a charge as there is room for and returns the units
-// charged: what was let through without a decision counts as far as the limit
-// allows. Fits and RetryAfter speak of the whole cost, the rest of what is so
-// afterwards.
-func (m *Memory) Fill(now time.Time, c *Charge) int64 {
+// Refund takes back units of an admission that c was charged with at an
+// instant, the request's At: c.Cost at most, and none that no longer count. It
+// returns how many. The error is always nil.
+func (m *Memory) Refund(_ context.Context, at time.Time, c Charge) (int64, error) {
 	c.check()
-	at := m.advance(now)
-	charges := [1]Charge{*c}
-	k := m.claim(at, charges[:], 0)
-	c.judge(at, k.ring, k.units)
-	units := min(c.Cost, c.Remaining)
-	c.settle(units)
-	m.add(at, c, k, units)
-	return units
+	r := m.find(c.Key)
+	if r == nil || !r.expire(m.now) {
+		return 0, nil
+	}
+	size := cap(r.buf)
+	units := r.refund(c.stamp(at.UnixMicro()), c.Cost)
+	m.usage.Bytes += int64(cap(r.buf) - size)
+	return units, nil
+}
+
+// Reset forgets what a key has been charged. The error is always nil.
+func (m *Memory) Reset(_ context.Context, key []byte) error {
+	if r := m.find(key); r != nil {
+		r.clear()
+	}
+	return nil
 }
 
 // Sweep frees keys whose admissions are no longer kept, and memory that bursts
-// have left behind. It looks at about budget keys, at those of one of 1024
-// parts at least, and goes on from there the next time.
+// have left behind. It looks at budget keys at most, and goes on from there the
+// next time.
 func (m *Memory) Sweep(now time.Time, budget int) {
 	at := m.advance(now)
-	for range parts {
-		p := &m.parts[m.next]
-		m.next = (m.next + 1) % parts
-		budget -= 1 + len(p.keys)
-		for key, w := range p.keys {
-			if w.expire(at) {
-				w.shrink()
+	for range parts + 1 { // the first of them may have been begun before
+		t := &m.parts[m.part]
+		for m.slot < len(t.hashes) {
+			if t.hashes[m.slot] == 0 {
+				m.slot++
 				continue
 			}
-			delete(p.keys, key)
-			m.len--
+			if budget == 0 {
+				return
+			}
+			budget--
+			if r := t.records[m.slot]; r.expire(at) {
+				size := cap(r.buf)
+				r.shrink()
+				m.usage.Bytes += int64(cap(r.buf) - size)
+				m.slot++
+			} else {
+				m.drop(t, m.slot) // another record may now be there
+			}
 		}
-		p.shrink()
-		if budget <= 0 {
-			return
-		}
+		t.shrink()
+		m.part, m.slot = (m.part+1)%parts, 0
 	}
 }
-
-func (p *part) shrink() {
-	if len(p.keys)*4 >= p.peak {
-		return
-	}
-	var keys map[string]*ring
-	if len(p.keys) > 0 {
-		keys = make(map[string]*ring, len(p.keys))
-		maps.Copy(keys, p.keys)
-	}
-	p.keys, p.peak = keys, len(keys)
-}
-
-// Len returns how many keys are held, those not yet swept included.
-func (m *Memory) Len() int { return m.len }
 
 // advance returns the instant to decide at.
 func (m *Memory) advance(now time.Time) int64 {
@@ -191,35 +286,49 @@ func (m *Memory) advance(now time.Time) int64 {
 	return m.now
 }
 
-func (m *Memory) part(key []byte) *part {
-	return &m.parts[maphash.Bytes(m.seed, key)%parts]
+func (m *Memory) table(key []byte) (t *table, hash uint32) {
+	h := maphash.Bytes(m.seed, key)
+	return &m.parts[h%parts], max(1, uint32(h>>32))
 }
 
-// add charges units to a charge's key.
-func (m *Memory) add(now int64, c *Charge, k claim, units int64) {
-	if units == 0 {
+// find returns the record of a key, or nil.
+func (m *Memory) find(key []byte) *record {
+	t, hash := m.table(key)
+	return t.find(hash, key)
+}
+
+// add makes what was charged an admission of the charge's key.
+func (m *Memory) add(now int64, c *Charge, k *claim) {
+	if c.Charged == 0 {
 		return
 	}
-	if k.ring == nil {
-		k.ring = m.open(c.Key)
-		k.ring.touch(now, k.span)
+	if k.record == nil {
+		k.record = m.open(c.Key)
+		k.record.touch(now, k.span)
 	}
-	k.ring.add(now, units, c.Limit)
+	size := cap(k.record.buf)
+	k.record.add(k.stamp, c.Charged)
+	m.usage.Bytes += int64(cap(k.record.buf) - size)
 }
 
-// open returns the ring of a key that had none. Another charge of the same
+// open returns the record of a key that had none. Another charge of the same
 // request may have made it.
-func (m *Memory) open(key []byte) *ring {
-	p := m.part(key)
-	w := p.keys[string(key)]
-	if w == nil {
-		if p.keys == nil {
-			p.keys = make(map[string]*ring)
-		}
-		w = new(ring)
-		p.keys[string(key)] = w
-		p.peak = max(p.peak, len(p.keys))
-		m.len++
+func (m *Memory) open(key []byte) *record {
+	t, hash := m.table(key)
+	r := t.find(hash, key)
+	if r == nil {
+		r = &record{name: string(key)}
+		t.insert(hash, r)
+		m.usage.Keys++
+		m.usage.Bytes += recordBytes + int64(len(key))
 	}
-	return w
+	return r
+}
+
+// drop frees the key in a slot.
+func (m *Memory) drop(t *table, slot int) {
+	r := t.records[slot]
+	m.usage.Keys--
+	m.usage.Bytes -= recordBytes + int64(len(r.name)+cap(r.buf))
+	t.remove(slot)
 }

@@ -3,8 +3,8 @@
 package windowtest
 
 import (
+	"context"
 	"fmt"
-	"reflect"
 	"testing"
 	"time"
 
@@ -13,16 +13,26 @@ import (
 	"github.com/weirhq/weir/internal/window"
 )
 
-// Store is what a store of sliding windows does. The contract of its methods
-// is that of window.Memory.
+// Store is what a store of sliding windows does. An error is a failure of the
+// store, never a denial; what was asked may then have been done or not.
 type Store interface {
-	Decide(now time.Time, batch []window.Request)
-	Admit(at time.Time, key []byte, cost int64, window time.Duration)
-	Fill(now time.Time, c *window.Charge) int64
+	// Decide decides the requests of a batch in order and charges those that
+	// are admitted. A store that has a clock of its own decides by that.
+	Decide(ctx context.Context, now time.Time, batch []window.Request) error
+
+	// Refund takes back units of an admission that c was charged with at an
+	// instant, the request's At: c.Cost at most, and none that no longer count.
+	// It returns how many.
+	Refund(ctx context.Context, at time.Time, c window.Charge) (int64, error)
+
+	// Reset forgets what a key has been charged.
+	Reset(ctx context.Context, key []byte) error
 }
 
+var _ Store = (*window.Memory)(nil)
+
 // Run holds a store to the contract. open returns a store without admissions,
-// whose time is the one its methods are given; it is called for every case.
+// that decides at the instant it is given; it is called for every case.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Run("half-open", func(t *testing.T) { halfOpen(t, open(t)) })
 	t.Run("peek", func(t *testing.T) { peek(t, open(t)) })
@@ -34,9 +44,19 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Run("time never goes back", func(t *testing.T) { clockStepsBack(t, open(t)) })
 	t.Run("idle for years", func(t *testing.T) { idleForYears(t, open(t)) })
 	t.Run("large costs", func(t *testing.T) { largeCosts(t, open(t)) })
-	t.Run("replay and fill", func(t *testing.T) { replayAndFill(t, open(t)) })
+	t.Run("fill", func(t *testing.T) { fill(t, open(t)) })
+	t.Run("refund", func(t *testing.T) { refund(t, open(t)) })
+	t.Run("reset", func(t *testing.T) { reset(t, open(t)) })
+	t.Run("buckets", func(t *testing.T) { buckets(t, open(t)) })
+	t.Run("algorithm changes", func(t *testing.T) { algorithmChanges(t, open(t)) })
 	t.Run("as the oracle", func(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) { asTheOracle(rt, open(t)) })
+	})
+	t.Run("never over the limit", func(t *testing.T) {
+		rapid.Check(t, func(rt *rapid.T) { neverOverTheLimit(rt, open(t)) })
+	})
+	t.Run("steady load", func(t *testing.T) {
+		rapid.Check(t, func(rt *rapid.T) { steadyLoad(rt, open(t)) })
 	})
 }
 
@@ -45,15 +65,25 @@ var start = time.Date(2026, 5, 17, 10, 5, 3, 0, time.UTC)
 // one decides a request with one charge.
 func one(s Store, at time.Time, c window.Charge) window.Charge {
 	batch := []window.Request{{Charges: []window.Charge{c}}}
-	s.Decide(at, batch)
+	decide(s, at, batch)
 	if batch[0].Admitted != batch[0].Charges[0].Fits {
 		panic("windowtest: a request with one charge was admitted without room, or the reverse")
 	}
 	return batch[0].Charges[0]
 }
 
-func charge(key string, cost, limit int64, span time.Duration) window.Charge {
-	return window.Charge{Key: []byte(key), Cost: cost, Limit: limit, Window: span}
+// decide panics if the store fails; its server, if it has one, is the test's.
+func decide(s Store, at time.Time, batch []window.Request) {
+	if err := s.Decide(context.Background(), at, batch); err != nil {
+		panic(err)
+	}
+}
+
+// key names a window of the suite's tenant.
+func key(name string) []byte { return []byte("acme\x00" + name) }
+
+func charge(name string, cost, limit int64, span time.Duration) window.Charge {
+	return window.Charge{Key: key(name), Cost: cost, Limit: limit, Window: span}
 }
 
 // want compares what became of a charge: room, units left, reset, wait.
@@ -97,7 +127,7 @@ func allOrNothing(t *testing.T, s Store) {
 	one(s, start, charge("full", 1, 1, time.Second))
 	batch := []window.Request{{Charges: []window.Charge{
 		charge("free", 1, 2, time.Minute), charge("full", 1, 1, time.Second)}}}
-	s.Decide(start, batch)
+	decide(s, start, batch)
 	if batch[0].Admitted {
 		t.Error("admitted though one of two windows is full")
 	}
@@ -110,7 +140,7 @@ func sameKeyTwice(t *testing.T, s Store) {
 	twice := func(cost int64) window.Request {
 		batch := []window.Request{{Charges: []window.Charge{
 			charge("k", cost, 10, time.Second), charge("k", cost, 5, time.Second)}}}
-		s.Decide(start, batch)
+		decide(s, start, batch)
 		return batch[0]
 	}
 	if r := twice(3); r.Admitted || !r.Charges[0].Fits || r.Charges[1].Fits {
@@ -154,7 +184,9 @@ func windowChanges(t *testing.T, s Store) {
 func clockStepsBack(t *testing.T, s Store) {
 	c := charge("k", 1, 1, time.Second)
 	one(s, start, c)
-	want(t, "an hour before", one(s, start.Add(-time.Hour), c), false, 0, time.Second, time.Second)
+	if c := one(s, start.Add(-time.Hour), c); c.Fits || c.Remaining != 0 {
+		t.Errorf("an hour before: %+v, want no room", c)
+	}
 	want(t, "caught up", one(s, start.Add(time.Second), c), true, 0, time.Second, 0)
 }
 
@@ -189,118 +221,105 @@ func largeCosts(t *testing.T, s Store) {
 	want(t, "empty", one(s, start.Add(time.Minute), c), true, limit-1, time.Minute, 0)
 }
 
-func replayAndFill(t *testing.T, s Store) {
-	for i := range 5 {
-		s.Admit(start.Add(time.Duration(i)*time.Second), []byte("k"), 2, time.Minute)
-	}
+func fill(t *testing.T, s Store) {
+	one(s, start, charge("k", 10, 10, time.Minute))
 	at := start.Add(10 * time.Second)
-	want(t, "replayed past the limit", one(s, at, charge("k", 1, 8, time.Minute)), false, 0, 50*time.Second, 51*time.Second)
-
-	c := charge("k", 7, 12, time.Minute)
-	if got := s.Fill(at, &c); got != 2 {
-		t.Errorf("filled %d units, want 2", got)
+	fill := func(charges ...window.Charge) window.Request {
+		batch := []window.Request{{Charges: charges, Fill: true}}
+		decide(s, at, batch)
+		return batch[0]
 	}
-	want(t, "filled", c, false, 0, 50*time.Second, 52*time.Second)
-	if got := s.Fill(at, &c); got != 0 {
-		t.Errorf("filled %d units of a full window, want 0", got)
+	r := fill(charge("k", 7, 12, time.Minute), charge("new", 3, 12, time.Minute), charge("new", 20, 12, time.Minute))
+	want(t, "2 of 7", r.Charges[0], false, 0, 50*time.Second, 50*time.Second)
+	want(t, "all of 3", r.Charges[1], true, 9, time.Minute, 0)
+	want(t, "9 of 20", r.Charges[2], false, 0, time.Minute, window.Never)
+	for i, units := range []int64{2, 3, 9} {
+		if r.Charges[i].Charged != units {
+			t.Errorf("charge %d: %d units, want %d", i, r.Charges[i].Charged, units)
+		}
 	}
-	c = charge("new", 7, 12, time.Minute)
-	if got := s.Fill(at, &c); got != 7 {
-		t.Errorf("filled %d units of a new window, want 7", got)
+	if r.Admitted {
+		t.Error("admitted though two charges did not fit")
 	}
-	want(t, "new", c, true, 5, time.Minute, 0)
+	if r = fill(charge("k", 1, 12, time.Minute)); r.Charges[0].Charged != 0 {
+		t.Errorf("filled %d units into a full window, want 0", r.Charges[0].Charged)
+	}
 }
 
-// asTheOracle sends the same requests to the store and to the oracle.
-func asTheOracle(t *rapid.T, s Store) {
-	o := newOracle()
-	now := start
-	spans := []time.Duration{time.Microsecond, 3 * time.Microsecond, time.Millisecond, 1500 * time.Microsecond,
-		time.Minute, 25 * 24 * time.Hour}
-	fixed := rapid.Bool().Draw(t, "windows fixed")
-	drawCharge := func(t *rapid.T) window.Charge {
-		key := rapid.IntRange(0, 3).Draw(t, "key")
-		span := spans[key]
-		if !fixed {
-			span = rapid.SampledFrom(spans).Draw(t, "window")
-		}
-		return charge(fmt.Sprint("key", key),
-			rapid.OneOf(rapid.Int64Range(0, 3), rapid.Int64Range(0, 3), rapid.Int64Range(1<<21, 1<<24)).Draw(t, "cost"),
-			rapid.OneOf(rapid.Int64Range(0, 12), rapid.Int64Range(0, 12), rapid.Int64Range(1<<22, 1<<25)).Draw(t, "limit"),
-			span)
-	}
-	step := rapid.OneOf(rapid.Just(time.Duration(0)), rapid.SampledFrom(spans),
-		rapid.Map(rapid.Int64Range(-5, 1200), func(us int64) time.Duration { return time.Duration(us) * time.Microsecond }),
-		rapid.SampledFrom([]time.Duration{24 * 24 * time.Hour, 1 << 42 * time.Microsecond, 7 * 365 * 24 * time.Hour}))
-	decide := func(t *rapid.T, batch []window.Request) {
-		expected := make([]window.Request, len(batch))
-		o.advance(now)
-		for i, r := range batch {
-			expected[i].Charges = append([]window.Charge(nil), r.Charges...)
-			o.decide(&expected[i])
-		}
-		s.Decide(now, batch)
-		if !reflect.DeepEqual(batch, expected) {
-			t.Fatalf("at %v:\n got %+v\nwant %+v", now, batch, expected)
+func refund(t *testing.T, s Store) {
+	give := func(at time.Time, c window.Charge, want int64) {
+		t.Helper()
+		if got, err := s.Refund(context.Background(), at, c); err != nil || got != want {
+			t.Errorf("refund at %v: %d, %v; want %d", at.Sub(start), got, err, want)
 		}
 	}
-	var refused *window.Request // last one that was refused, if nothing came since
-	t.Repeat(map[string]func(*rapid.T){
-		"decide": func(t *rapid.T) {
-			now = now.Add(step.Draw(t, "step"))
-			batch := make([]window.Request, rapid.IntRange(1, 4).Draw(t, "requests"))
-			for i := range batch {
-				for range rapid.SampledFrom([]int{1, 1, 1, 2, 3, 0}).Draw(t, "charges") {
-					batch[i].Charges = append(batch[i].Charges, drawCharge(t))
-				}
-			}
-			decide(t, batch)
-			refused = nil
-			if last := &batch[len(batch)-1]; !last.Admitted {
-				refused = last
-			}
-		},
-		"admit": func(t *rapid.T) {
-			c := drawCharge(t)
-			now = now.Add(step.Draw(t, "step"))
-			o.advance(now)
-			o.touch(c.Key, c.Window)
-			o.add(c.Key, c.Cost)
-			s.Admit(now, c.Key, c.Cost, c.Window)
-			refused = nil
-		},
-		"fill": func(t *rapid.T) {
-			c := drawCharge(t)
-			now = now.Add(step.Draw(t, "step"))
-			o.advance(now)
-			expected := c
-			units := o.fill(&expected)
-			if got := s.Fill(now, &c); got != units || !reflect.DeepEqual(c, expected) {
-				t.Fatalf("filled %d of %+v\nwant %d of %+v", got, c, units, expected)
-			}
-			refused = nil
-		},
-		"retry": func(t *rapid.T) {
-			if refused == nil {
-				return
-			}
-			var wait time.Duration
-			for _, c := range refused.Charges {
-				if c.RetryAfter == window.Never {
-					return
-				}
-				wait = max(wait, c.RetryAfter)
-			}
-			now = time.UnixMicro(o.now).Add(wait - time.Microsecond)
-			again := []window.Request{*refused}
-			if decide(t, again); again[0].Admitted {
-				t.Fatalf("passed 1µs before its time: %+v", again)
-			}
-			now = now.Add(time.Microsecond)
-			if decide(t, again); !again[0].Admitted {
-				t.Fatalf("did not pass after its wait of %v: %+v", wait, again)
-			}
-			refused = nil
-		},
-	})
+	c := charge("k", 2, 6, time.Minute)
+	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
+	give(start, c, 0)
+	for i := range 3 {
+		one(s, at(i), c)
+	}
+	give(at(1).Add(time.Microsecond), c, 0)
+	c.Cost = 1
+	give(at(1), c, 1)
+	want(t, "one unit", one(s, at(3), c), true, 0, 57*time.Second, 0)
+	c.Cost = 5
+	give(at(0), c, 2)
+	give(at(0), c, 0)
+	want(t, "the oldest", one(s, at(3), charge("k", 3, 6, time.Minute)), false, 2, 58*time.Second, 58*time.Second)
+	give(at(2), c, 2)
+	give(at(3), c, 1)
+	give(at(1), c, 1)
+	want(t, "nothing left", one(s, at(4), c), true, 1, time.Minute, 0)
+	one(s, at(64), charge("k", 0, 6, time.Minute))
+	give(at(4), c, 0)
+}
+
+func reset(t *testing.T, s Store) {
+	c := charge("k", 1, 1, time.Minute)
+	one(s, start, c)
+	for range 2 {
+		if err := s.Reset(context.Background(), c.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, "after a reset", one(s, start.Add(time.Second), c), true, 0, time.Minute, 0)
+	want(t, "full", one(s, start.Add(2*time.Second), c), false, 0, 59*time.Second, 59*time.Second)
+}
+
+// midnight is where buckets of any whole part of a day begin.
+var midnight = time.Date(2026, 5, 17, 0, 0, 0, 0, time.UTC)
+
+func buckets(t *testing.T, s Store) {
+	c := charge("k", 1, 2, time.Minute)
+	c.Buckets = 6 // of 10 seconds
+	left := func(d time.Duration) time.Duration { return d - time.Microsecond }
+	at := midnight
+	want(t, "first of a bucket", one(s, at, c), true, 1, left(70*time.Second), 0)
+	at = at.Add(left(10 * time.Second))
+	want(t, "last of it", one(s, at, c), true, 0, time.Minute, 0)
+	at = at.Add(time.Second)
+	want(t, "full", one(s, at, c), false, 0, 59*time.Second, 59*time.Second)
+	at = at.Add(59*time.Second - time.Microsecond)
+	want(t, "1µs early", one(s, at, c), false, 0, time.Microsecond, time.Microsecond)
+	at = at.Add(time.Microsecond)
+	want(t, "gone at once", one(s, at, c), true, 1, time.Minute, 0)
+	if units, err := s.Refund(context.Background(), at.Add(-9*time.Second), c); units != 1 || err != nil {
+		t.Errorf("refund within the bucket: %d, %v; want 1", units, err)
+	}
+	c.Cost = 0
+	want(t, "refunded", one(s, at, c), true, 2, 0, 0)
+}
+
+func algorithmChanges(t *testing.T, s Store) {
+	c := charge("k", 1, 3, time.Minute)
+	one(s, midnight, c)
+	c.Buckets = 2 // of 30 seconds
+	want(t, "an exact one before", one(s, midnight.Add(time.Second), c), true, 1, 59*time.Second, 0)
+	c.Buckets = 0 // counts no earlier than the bucket before it does
+	want(t, "a bucket before", one(s, midnight.Add(2*time.Second), c), true, 0, 58*time.Second, 0)
+	want(t, "full", one(s, midnight.Add(3*time.Second), c), false, 0, 57*time.Second, 57*time.Second)
+	want(t, "one left", one(s, midnight.Add(time.Minute), c), true, 0, 30*time.Second-time.Microsecond, 0)
+	c.Cost = 3
+	want(t, "full again", one(s, midnight.Add(70*time.Second), c), false, 0, 20*time.Second-time.Microsecond, 50*time.Second)
 }

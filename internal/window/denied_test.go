@@ -9,9 +9,9 @@ import (
 	"github.com/weirhq/weir/internal/window"
 )
 
-// What is forced counts like what is admitted: the store answers as one would
+// What is denied counts like what is admitted: the store answers as one would
 // that keeps all of it, and takes no more memory than the limit.
-func TestForce(t *testing.T) {
+func TestCountDenied(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type admission struct {
 			at    time.Duration
@@ -32,8 +32,8 @@ func TestForce(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "requests") {
 			at += time.Duration(rapid.SampledFrom([]int{0, 1, 100_000, 300_000, 999_999, 2_000_000}).Draw(t, "wait")) * time.Microsecond
 			cost := rapid.Int64Range(0, 7).Draw(t, "cost")
-			batch := []window.Request{{Charges: []window.Charge{{Key: []byte("k"), Cost: cost, Limit: limit, Window: time.Second}}}}
-			m.Decide(start.Add(at), batch)
+			batch := []window.Request{{Charges: []window.Charge{{Key: []byte("k"), Cost: cost, Limit: limit, Window: time.Second, CountDenied: true}}}}
+			decide(m, start.Add(at), batch)
 			c := &batch[0].Charges[0]
 			fits := used(at)+cost <= limit
 			// A window that denials have filled is full: a peek still fits.
@@ -42,9 +42,6 @@ func TestForce(t *testing.T) {
 			}
 			if c.Fits != fits {
 				t.Fatalf("at %v: %d used, cost %d of %d: fits %v", at, used(at), cost, limit, c.Fits)
-			}
-			if !fits {
-				m.Force(start.Add(at), c)
 			}
 			all = append(all, admission{at, cost})
 			if c.Fits != fits || c.Remaining != max(0, limit-used(at)) {
@@ -66,21 +63,22 @@ func TestForce(t *testing.T) {
 	})
 }
 
-func TestForceHoldsNoMoreThanTheLimit(t *testing.T) {
+func TestDenialsHoldNoMoreThanTheLimit(t *testing.T) {
 	m := window.NewMemory()
-	c := window.Charge{Key: []byte("k"), Cost: 1, Limit: 100, Window: time.Hour}
+	batch := []window.Request{{Charges: []window.Charge{
+		{Key: []byte("k"), Cost: 1, Limit: 100, Window: time.Hour, CountDenied: true}}}}
 	at := start
 	for range 1000 {
 		at = at.Add(time.Microsecond)
-		m.Force(at, &c)
+		decide(m, at, batch)
 	}
 	if n := testing.AllocsPerRun(10_000, func() {
 		at = at.Add(time.Microsecond)
-		m.Force(at, &c)
+		decide(m, at, batch)
 	}); n != 0 {
 		t.Errorf("%v allocations a denial, want none", n)
 	}
-	if c.Remaining != 0 || c.RetryAfter != time.Hour-99*time.Microsecond {
+	if c := batch[0].Charges[0]; c.Remaining != 0 || c.RetryAfter != time.Hour-99*time.Microsecond {
 		t.Errorf("%+v", c)
 	}
 }
