@@ -54,6 +54,9 @@ func (c *upCommand) Run(ctx context.Context, out console) (err error) {
 	u.closers = append(u.closers, dir.Close)
 	defer func() { err = errors.Join(err, u.close()) }()
 	if err := u.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("told to stop before everything was up; the next start goes on from here")
+		}
 		return err
 	}
 	return u.run(ctx, out.out)
@@ -131,11 +134,19 @@ func (u *up) openNATS(ctx context.Context) error {
 		Dir: u.dir.Path("nats"), Addr: u.NATSAddr, Sync: u.Sync, Log: u.log.Named("nats"),
 	})
 	if err != nil {
-		return fmt.Errorf("--nats-addr: %w", err)
+		return flagged("--nats-addr", err)
 	}
 	u.opened(server.Close)
 	u.addresses.NATS = server.URL()
 	return nil
+}
+
+// flagged names the flag that an address came from that is wrong.
+func flagged(flag string, err error) error {
+	if _, ok := errors.AsType[*embedded.AddressError](err); ok {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return err
 }
 
 func (u *up) openPostgres(ctx context.Context) (err error) {
@@ -146,7 +157,7 @@ func (u *up) openPostgres(ctx context.Context) (err error) {
 		Dir: u.dir.Path("postgres"), Addr: u.PostgresAddr, Log: u.log.Named("postgres"),
 	})
 	if err != nil {
-		return fmt.Errorf("--postgres-addr: %w", err)
+		return flagged("--postgres-addr", err)
 	}
 	u.opened(u.postgres.Close)
 	u.addresses.Postgres = u.postgres.URL()

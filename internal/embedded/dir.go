@@ -128,23 +128,31 @@ func unwritable(path string, err error) error {
 	return fmt.Errorf("data directory %s cannot be written by user %d: choose another or give it to that user: %w", path, os.Geteuid(), err)
 }
 
+// AddressError says what is wrong with the address that a server was to have.
+type AddressError struct {
+	Addr  string // as it was given
+	Fault string // what is wrong, or was expected
+}
+
+func (e *AddressError) Error() string { return fmt.Sprintf("address %q: %s", e.Addr, e.Fault) }
+
 // loopback splits host:port, refusing a host other machines could reach. The
 // name localhost is 127.0.0.1.
 func loopback(addr string) (netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("address %q: want host:port", addr)
+		return netip.AddrPort{}, &AddressError{addr, "want host:port"}
 	}
 	if host == "localhost" {
 		host = "127.0.0.1"
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !ip.IsLoopback() {
-		return netip.AddrPort{}, fmt.Errorf("address %q: want a loopback host, for example 127.0.0.1", addr)
+		return netip.AddrPort{}, &AddressError{addr, "want a loopback host, for example 127.0.0.1"}
 	}
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("address %q: want a port from 0 to 65535", addr)
+		return netip.AddrPort{}, &AddressError{addr, "want a port from 0 to 65535"}
 	}
 	return netip.AddrPortFrom(ip, uint16(number)), nil
 }
@@ -154,7 +162,7 @@ func free(ctx context.Context, addr netip.AddrPort) (netip.AddrPort, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", addr.String())
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return addr, fmt.Errorf("address %s is taken by another program: stop that one or choose another port", addr)
+		return addr, &AddressError{addr.String(), "it is taken by another program: stop that one or choose another port"}
 	}
 	if err != nil {
 		return addr, fmt.Errorf("address %s: %w", addr, err)
