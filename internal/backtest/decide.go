@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
 )
 
 // Decide decides all requests in the order of their times, equal ones in the
@@ -63,9 +64,9 @@ func (b *Backtest) decide(ctx context.Context, report *Report) error {
 			return context.Cause(ctx)
 		}
 		g := &b.groups[a.group]
-		record := events.Record{Request: g.request}
-		record.Request.Time = instant(a.at)
-		decider.Check(record.Request.Time, &record)
+		record := events.Record{Request: events.Request{Tenant: b.tenant, Time: instant(a.at)}}
+		m := policy.Matches{Charges: g.charges[:g.enforced], Shadow: g.charges[g.enforced:], Reason: g.reason}
+		decider.CheckMatched(record.Request.Time, &m, &record)
 		switch {
 		case record.Decision.Reason == events.ReasonExempt:
 			report.Exempt++
@@ -76,17 +77,18 @@ func (b *Backtest) decide(ctx context.Context, report *Report) error {
 		default:
 			report.Admitted++
 		}
-		for i, c := range g.charges {
-			b.rules[c.rule].keys[c.key].count(&record, i)
+		for i, at := range g.places {
+			b.rules[at.rule].keys[at.key].count(&record, i, i >= g.enforced)
 		}
 	}
 	return nil
 }
 
-// count counts a request of the key, whose charge is the i-th of the record.
-func (k *Key) count(r *events.Record, i int) {
+// count counts a request of the key, whose charge is the i-th of the record
+// and may be one in shadow.
+func (k *Key) count(r *events.Record, i int, shadow bool) {
 	switch {
-	case r.Decision.Verdict == events.Allow:
+	case shadow && len(r.Decision.Shadow) == 0, !shadow && r.Decision.Verdict == events.Allow:
 		k.Admitted++
 		return
 	case len(r.Charges) > 0 && !r.Charges[i].Denied:
@@ -113,8 +115,8 @@ func (b *Backtest) demand(ctx context.Context, place int, next []uint32) error {
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		cost, key, ok := b.groups[a.group].charge(place)
-		if !ok {
+		c, key := b.groups[a.group].charge(place)
+		if c == nil {
 			continue
 		}
 		w, here := &windows[key], uint32(i)
@@ -124,30 +126,31 @@ func (b *Backtest) demand(ctx context.Context, place int, next []uint32) error {
 			w.oldest, w.open = here, true
 		}
 		w.newest = here
-		w.units += cost
-		for past := a.at - rule.Window.Microseconds(); b.arrivals[w.oldest].at <= past; w.oldest = next[w.oldest] {
-			left, _, _ := b.groups[b.arrivals[w.oldest].group].charge(place)
-			w.units -= left
+		w.units += c.Cost
+		for past := a.at - c.Window.Microseconds(); b.arrivals[w.oldest].at <= past; w.oldest = next[w.oldest] {
+			left, _ := b.groups[b.arrivals[w.oldest].group].charge(place)
+			w.units -= left.Cost
 		}
 		rule.keys[key].HighestUse = max(rule.keys[key].HighestUse, w.units)
 	}
 	return nil
 }
 
-// charge returns what the group's requests are charged by one rule, if they are.
-func (g *group) charge(rule int) (cost int64, key uint32, ok bool) {
-	for _, c := range g.charges {
-		if c.rule == rule {
-			return c.cost, c.key, true
+// charge returns what the group's requests are charged by one rule, nil if
+// they are not.
+func (g *group) charge(rule int) (c *policy.Charge, key uint32) {
+	for i, at := range g.places {
+		if at.rule == rule {
+			return &g.charges[i], at.key
 		}
 	}
-	return 0, 0, false
+	return nil, 0
 }
 
 // report sums up what became of the rule's keys, and puts them in order.
 func (r *rule) report(tenant string, top int) Rule {
 	sum := Rule{
-		Tenant: tenant, Rule: r.Name, Limit: r.Limit, WindowMS: r.Window.Milliseconds(), Keys: int64(len(r.keys)),
+		Tenant: tenant, Rule: r.Name, Shadow: r.Shadow, Limit: r.Limit, WindowMS: r.Window.Milliseconds(), Keys: int64(len(r.keys)),
 	}
 	for i := range r.keys {
 		k := &r.keys[i]

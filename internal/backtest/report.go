@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// Report is what a policy would have done. Requests = Admitted + Denied +
+// Report is what a policy would have done. What shadow rules deny is admitted. Requests = Admitted + Denied +
 // Exempt + NoRule. Its JSON is read by scripts and stays stable.
 type Report struct {
 	Tenant   string    `json:"tenant"`
@@ -25,7 +25,8 @@ type Report struct {
 type Rule struct {
 	Tenant         string `json:"tenant"`
 	Rule           string `json:"rule"`
-	Limit          int64  `json:"limit"`
+	Shadow         bool   `json:"shadow,omitempty"` // it denies in shadow: "others" are the other shadow rules then
+	Limit          int64  `json:"limit"`            // without overrides; policy.Unlimited if there is none
 	WindowMS       int64  `json:"window_ms"`
 	Admitted       int64  `json:"admitted"`
 	Denied         int64  `json:"denied"`           // it had no room for

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/weirhq/weir/internal/policy"
 )
 
 const maxKey = 40 // characters of a key that are printed
@@ -61,7 +63,11 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 	for i := range r.Rules {
 		rule := &r.Rules[i]
 		requests := rule.Admitted + rule.Denied + rule.DeniedByOthers
-		row := []string{rule.Rule, rule.per(rule.Limit), grouped(requests), grouped(rule.Admitted),
+		name := rule.Rule
+		if rule.Shadow {
+			name += " (shadow)"
+		}
+		row := []string{name, rule.per(rule.Limit), grouped(requests), grouped(rule.Admitted),
 			grouped(rule.Denied), share(rule.Denied, requests)}
 		if others > 0 {
 			row = append(row, grouped(rule.DeniedByOthers))
@@ -94,13 +100,23 @@ func (r *Report) keyTable(b *bytes.Buffer, rule *Rule) error {
 	if len(t.rows) == 0 {
 		return nil
 	}
-	fmt.Fprintf(b, "\nRule %s denied %s%s:\n", rule.Rule, counted(rule.KeysDenied, "key"),
+	verb := "denied"
+	if rule.Shadow {
+		verb = "would have denied"
+	}
+	fmt.Fprintf(b, "\nRule %s %s %s%s:\n", rule.Rule, verb, counted(rule.KeysDenied, "key"),
 		cut(rule.KeysDenied, len(t.rows), ". The %d it denied most"))
 	return t.write(b)
 }
 
 // per words a limit as a policy has it.
 func (r *Rule) per(limit int64) string {
+	switch limit {
+	case 0:
+		return "0"
+	case policy.Unlimited:
+		return "unlimited"
+	}
 	window := time.Duration(r.WindowMS) * time.Millisecond
 	for _, unit := range []struct {
 		name   string

@@ -23,6 +23,28 @@ tenants:
       - {name: heavy, limit: 10/min, key: [ip], exempt: {methods: [HEAD]}}
 `
 
+// everyMode has a rule of every kind that there is.
+const everyMode = `
+version: 1
+tenants:
+  "*":
+    rules:
+      - {name: burst, limit: 3 per 10s, key: [user], count_denied: true}
+      - {name: steady, limit: 5/min, key: [user, method], cost: request.cost * 2}
+      - {name: buckets, limit: 6/min, key: [user], algorithm: buckets, count_denied: true}
+      - {name: shadow, limit: 2 per 5s, key: [user], mode: shadow}
+      - {name: shadows, limit: 4 per 20s, key: [user], mode: shadow, count_denied: true}
+      - name: overridden
+        limit: 4/min
+        key: [user]
+        when: request.method != "PUT"
+        overrides:
+          - {key: ["1"], limit: 2 per 5s, until: 2026-11-23T12:00:30Z}
+          - {key: ["1"], limit: 9/min, until: 2026-11-23T12:01:00Z}
+          - {key: ["2"], limit: 0, until: 2026-11-23T12:00:20Z}
+          - {key: ["2"], limit: unlimited, until: 2026-11-23T12:00:40Z}
+`
+
 func mustParse(t testing.TB, text string) *policy.Policy {
 	t.Helper()
 	p, err := policy.Parse([]byte(text))
@@ -87,8 +109,9 @@ func TestTheRuleThatBinds(t *testing.T) {
 // all records decides like the one that made them.
 func TestReplayIsTheSame(t *testing.T) {
 	t.Parallel()
-	p := mustParse(t, threeRules)
+	policies := map[string]*policy.Policy{"three rules": mustParse(t, threeRules), "every mode": mustParse(t, everyMode)}
 	rapid.Check(t, func(t *rapid.T) {
+		p := policies[rapid.SampledFrom([]string{"three rules", "every mode"}).Draw(t, "policy")]
 		first := decide.New(p)
 		var records []events.Record
 		var at time.Duration

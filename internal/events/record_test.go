@@ -23,7 +23,8 @@ func records() []events.Record {
 		{Request: request(), Decision: bare},
 		{Request: request(), Decision: shadowed, Charges: []events.Charge{
 			{Rule: "per-minute", Key: "42", Limit: 256, WindowMS: 60_000, Cost: 2, RetryAfterMS: 6_999, Denied: true},
-			{Rule: "per-route", Key: `["42","/<é>"]`, Limit: 10, WindowMS: 1_000, Cost: 2, Remaining: 8},
+			{Rule: "per-route", Key: `["42","/<é>"]`, Limit: 10, WindowMS: 1_000, Cost: 2, Remaining: 8, Charged: true, Buckets: 60},
+			{Rule: "a", Key: "42", Limit: 1, WindowMS: 1_000, Cost: 2, Denied: true, Mode: events.ModeShadow},
 		}},
 		{Refused: &events.Refusal{Subject: "weir.report.0.acme.cli", Payload: []byte("{\x00\xff\n"), Error: "want UTF-8", At: at}},
 	}
@@ -41,7 +42,8 @@ func TestAppendRecord(t *testing.T) {
 		`{` + request + `,"decision":{"verdict":"allow","reason":"no_rule","cost":1,"policy":0,"degraded":true,"decided_at":"2026-11-23T14:32:25.234567Z"}}`,
 		`{` + request + `,"decision":{` + bound + `"shadow":["a","\"b\""],"policy":3,"decided_at":"2026-11-23T14:32:25.234567Z"},` +
 			`"rules":[{"rule":"per-minute","key":"42","limit":256,"window_ms":60000,"cost":2,"remaining":0,"retry_after_ms":6999,"denied":true},` +
-			`{"rule":"per-route","key":"[\"42\",\"/\u003cé\u003e\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8}]}`,
+			`{"rule":"per-route","key":"[\"42\",\"/\u003cé\u003e\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8,"charged":true,"buckets":60},` +
+			`{"rule":"a","key":"42","limit":1,"window_ms":1000,"cost":2,"remaining":0,"denied":true,"mode":"shadow"}]}`,
 		`{"refused":{"subject":"weir.report.0.acme.cli","payload":"ewD/Cg==","error":"want UTF-8","at":"2026-11-23T14:32:25.234567Z"}}`,
 	}
 	for i, r := range records() {
@@ -165,6 +167,7 @@ func TestValidRecordsRoundTrip(t *testing.T) {
 				Rule: text.Draw(rt, "rule"), Key: text.Draw(rt, "key"), Limit: count.Draw(rt, "limit"),
 				WindowMS: count.Draw(rt, "window"), Cost: count.Draw(rt, "cost"), Remaining: count.Draw(rt, "remaining"),
 				RetryAfterMS: count.Draw(rt, "retry"), Denied: rapid.Bool().Draw(rt, "denied"),
+				Charged: rapid.Bool().Draw(rt, "charged"), Buckets: rapid.IntRange(0, 100).Draw(rt, "buckets"), Mode: rapid.SampledFrom([]string{"", events.ModeShadow}).Draw(rt, "mode"),
 			})
 		}
 		line := events.AppendRecord(nil, &want)

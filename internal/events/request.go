@@ -22,8 +22,8 @@ type Reason string
 // The reasons.
 const (
 	ReasonRule    Reason = "rule"    // a rule admitted it, or had no room
-	ReasonExempt  Reason = "exempt"  // every rule that matched exempts it
-	ReasonNoRule  Reason = "no_rule" // no rule matched, or none could build its key
+	ReasonExempt  Reason = "exempt"  // every enforced rule that matched exempts it, or is unlimited
+	ReasonNoRule  Reason = "no_rule" // no enforced rule matched, or none could build its key
 	ReasonLocal   Reason = "local"   // the gateway denied it itself, from a remembered denial
 	ReasonTimeout Reason = "timeout" // no decision came in time; on_error spoke
 	ReasonLate    Reason = "late"    // a report more than a window old; charges nothing
@@ -106,13 +106,18 @@ type Decision struct {
 	ResetMS      int64     // until the oldest admission leaves the window, milliseconds rounded up
 	RetryAfterMS int64     // shortest wait after which it would pass, rounded up; 0 when allowed, or when it can never pass
 	Cost         int64     // units charged, or asked for when denied
-	Shadow       []string  // shadow rules that would have denied
+	Shadow       []string  // shadow rules that would have denied, had they been enforced alone
 	Policy       uint64    // revision decided under; 0 is the built-in default
 	Degraded     bool      // given before the journal had it
 	DecidedAt    time.Time // the owner's clock, whole microseconds, never going back
 }
 
-// Charge is one rule's claim in a record whose request matched several rules.
+// ModeShadow is the mode of a charge that is decided and not enforced.
+const ModeShadow = "shadow"
+
+// Charge is one rule's claim on one window. The charges of enforced rules are
+// made if the verdict is allow, those of shadow rules if none of them is
+// denied; besides, each that says so.
 type Charge struct {
 	Rule         string `json:"rule"`
 	Key          string `json:"key"`
@@ -122,6 +127,9 @@ type Charge struct {
 	Remaining    int64  `json:"remaining"`
 	RetryAfterMS int64  `json:"retry_after_ms,omitempty"` // of a charge without room; absent also if it can never pass
 	Denied       bool   `json:"denied,omitempty"`         // this charge had no room
+	Charged      bool   `json:"charged,omitempty"`        // made although the others were not: the rule counts denied requests; of its units the newest count, as many as the limit
+	Buckets      int    `json:"buckets,omitempty"`        // into how many parts the window is cut; 0 is exact
+	Mode         string `json:"mode,omitempty"`           // ModeShadow, or empty: enforced
 }
 
 // Record is a request with its decision: one line of a block of the journal.
@@ -131,7 +139,7 @@ type Charge struct {
 type Record struct {
 	Request  Request
 	Decision Decision
-	Charges  []Charge // every rule that matched, if more than one did
+	Charges  []Charge // every rule that matched, the enforced ones first; none if the decision says it all: one enforced rule, exact, that counts no denied requests
 	Refused  *Refusal // a report that could not be read; nothing else is set then
 }
 

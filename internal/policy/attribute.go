@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -51,6 +52,9 @@ const v6Subscriber = 64
 // and an IPv6 network if N is more, where an IPv4 address counts by itself.
 func parseAttribute(name string) (Attribute, bool) {
 	a := Attribute{Name: name}
+	if len(name) > maxPattern {
+		return a, false
+	}
 	if k, ok := kinds[name]; ok {
 		a.kind = k
 		return a, true
@@ -101,6 +105,34 @@ func (a *Attribute) value(r *events.Request) string {
 	}
 	panic("policy: attribute " + a.Name)
 }
+
+// canonical returns a value as the attribute has it of requests; none of them
+// has a value that is not ok.
+func (a *Attribute) canonical(value string) (text string, ok bool) {
+	switch a.kind {
+	case method:
+		return strings.ToUpper(value), true
+	case host:
+		return strings.ToLower(value), true
+	case ip:
+		addr, err := netip.ParseAddr(value)
+		return addr.Unmap().String(), err == nil && addr.Zone() == ""
+	case network:
+		if addr, err := netip.ParseAddr(value); err == nil {
+			return networkOf(addr.Unmap(), a.bits), addr.Zone() == ""
+		}
+		prefix, err := netip.ParsePrefix(value)
+		return value, err == nil && networkOf(prefix.Addr(), a.bits) == value
+	case apiKey:
+		return value, hashForm.MatchString(value)
+	case gateway:
+		return value, events.CheckToken("gateway", value) == nil
+	}
+	return value, value != ""
+}
+
+// hashForm is what travels in place of an API key.
+var hashForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 func networkOf(addr netip.Addr, bits int) string {
 	switch {

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func decide(requests []events.Request, p *policy.Policy) (allowed, exempted int,
 	var m policy.Matches
 	for i := range requests {
 		requests[i].Tenant = "acme"
-		p.Match(&requests[i], &m)
+		p.Match(&requests[i], requests[i].Time, &m)
 		if m.Reason == events.ReasonExempt {
 			exempted++
 			continue
@@ -126,7 +127,7 @@ func decide(requests []events.Request, p *policy.Policy) (allowed, exempted int,
 			batch[0].Charges = append(batch[0].Charges,
 				window.Charge{Key: []byte(c.Key), Cost: c.Cost, Limit: c.Rule.Limit, Window: c.Rule.Window})
 		}
-		if windows.Decide(requests[i].Time, batch); batch[0].Admitted {
+		if err := windows.Decide(context.Background(), requests[i].Time, batch); err == nil && batch[0].Admitted {
 			allowed++
 		} else {
 			denied[m.Charges[0].Key]++

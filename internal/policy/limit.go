@@ -1,12 +1,16 @@
 package policy
 
 import (
+	"math"
 	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/weirhq/weir/internal/events"
 )
+
+// Unlimited is the limit of a rule or an override that counts nothing.
+const Unlimited int64 = math.MaxInt64
 
 var limitForm = regexp.MustCompile(`^([0-9]+) *(?:/|per ) *([0-9]*)(s|sec|second|m|min|minute|h|hour|d|day)$`)
 
@@ -17,24 +21,27 @@ var units = map[string]time.Duration{
 	"d": 24 * time.Hour, "day": 24 * time.Hour,
 }
 
-// parseLimit reads a limit such as 256/min, 10/s or 100 per 30s.
+// limitForms is what a limit may be, for whoever wrote something else.
+const limitForms = "units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, or 0, or unlimited"
+
+// parseLimit reads a limit such as 256/min, 10/s or 100 per 30s, 0 or unlimited.
 func parseLimit(text string) (limit int64, window time.Duration, err error) {
-	fault := func(want string) error {
-		return &events.FieldError{Field: "limit", Value: text, Want: want}
+	fault := func(want string) (int64, time.Duration, error) {
+		return 0, 0, &events.FieldError{Field: "limit", Value: text, Want: want}
 	}
-	if text == "0" || text == "unlimited" {
-		return 0, 0, fault("a limit of 1 or more (none at all is not supported yet)")
+	switch text {
+	case "0":
+		return 0, time.Second, nil
+	case "unlimited":
+		return Unlimited, time.Second, nil
 	}
 	m := limitForm.FindStringSubmatch(text)
 	if m == nil {
-		return 0, 0, fault("units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day")
+		return fault(limitForms)
 	}
 	limit, err = strconv.ParseInt(m[1], 10, 64)
-	switch {
-	case err != nil || limit > MaxLimit:
-		return 0, 0, fault("a limit of at most " + strconv.FormatInt(MaxLimit, 10))
-	case limit == 0:
-		return 0, 0, fault("a limit of 1 or more (none at all is not supported yet)")
+	if err != nil || limit > MaxLimit {
+		return fault("a limit of at most " + strconv.FormatInt(MaxLimit, 10))
 	}
 	count := int64(1)
 	if m[2] != "" {
@@ -42,7 +49,7 @@ func parseLimit(text string) (limit int64, window time.Duration, err error) {
 	}
 	unit := units[m[3]]
 	if err != nil || count < 1 || count > int64(MaxWindow/unit) {
-		return 0, 0, fault("a window from 1s to 25d")
+		return fault("a window from 1s to 25d")
 	}
 	return limit, time.Duration(count) * unit, nil
 }

@@ -54,6 +54,33 @@ func (w *walker) member(name string) (value string) {
 	return value
 }
 
+// each visits the members of an object or the elements of a list, which have
+// no key.
+func (w *walker) each(open byte, visit func(key, value string)) {
+	if w.next() != open {
+		return
+	}
+	w.i++
+	for w.i < len(w.s) {
+		key := ""
+		if open == '{' {
+			if key = w.skip(); w.next() != ':' {
+				return
+			}
+			w.i++
+		}
+		text := w.skip()
+		if text == "" {
+			return
+		}
+		visit(key, text)
+		if w.next() != ',' {
+			return
+		}
+		w.i++
+	}
+}
+
 // next passes over white space and returns the byte after it; 0 at the end.
 func (w *walker) next() byte {
 	for w.i < len(w.s) {
@@ -116,7 +143,7 @@ func (w *walker) quoted() {
 // unquote returns what a JSON string stands for.
 func unquote(text string) string {
 	if strings.IndexByte(text, '\\') < 0 {
-		return strings.Trim(text, `"`)
+		return strings.TrimSuffix(strings.TrimPrefix(text, `"`), `"`)
 	}
 	var s string
 	if json.Unmarshal([]byte(text), &s) != nil {

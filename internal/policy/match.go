@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
 
@@ -12,50 +13,83 @@ import (
 
 // Charge is one rule's claim on one window for one request.
 type Charge struct {
-	Rule *Rule
-	Key  string // the plain value of a one-attribute key, else a JSON array of them
-	Cost int64  // units; 0 is a peek
+	Rule   *Rule
+	Key    string        // the plain value of a one-attribute key, else a JSON array of them
+	Cost   int64         // units; 0 is a peek
+	Limit  int64         // units in any window, 0..MaxLimit; 0 bans
+	Window time.Duration // like the limit, the rule's or an override's
+	Until  time.Time     // when the override ends; zero if none applies or it has no end
+	Keep   time.Duration // longest window of this key now or once an override has ended
 }
 
 // Matches is what Match finds. It is meant to be used again for the next
 // request; its memory is reused then, but that of the keys is not.
 type Matches struct {
-	Charges []Charge
+	Charges []Charge      // of the rules that are enforced
+	Shadow  []Charge      // of the others
 	Reason  events.Reason // ReasonRule, ReasonExempt or ReasonNoRule
 
-	values []string
-	text   bytes.Buffer
+	subject subject
+	values  []string
+	text    bytes.Buffer
 }
 
-// Match finds what a request is charged: one charge for every rule that the
-// request matches, that does not exempt it, and whose key it has all
-// attributes of. The reason is ReasonExempt if there is no charge but a rule
-// that exempts it. Keys may share the request's memory.
-func (p *Policy) Match(r *events.Request, m *Matches) {
-	m.Charges, m.Reason = m.Charges[:0], events.ReasonNoRule
+// Match finds what a request is charged at an instant: one charge for every
+// rule that the request matches, that does not exempt it, and whose key it has
+// all attributes of. A rule that is unlimited, by itself or by an override,
+// exempts. The reason speaks of enforced rules: it is ReasonExempt if there is
+// no charge but a rule that exempts the request. A ban asks for at least one
+// unit, so that it denies peeks too. Keys may share the request's memory.
+func (p *Policy) Match(r *events.Request, at time.Time, m *Matches) {
+	m.Charges, m.Shadow, m.Reason = m.Charges[:0], m.Shadow[:0], events.ReasonNoRule
+	m.subject.taken = false
 	for _, rule := range p.Rules(r.Tenant) {
-		if !rule.match.fits(r) {
+		if !rule.match.fits(r) || rule.when != nil && !rule.when.holds(m.subject.take(r)) {
 			continue
 		}
-		if !rule.exempt.empty() && rule.exempt.fits(r) {
-			if m.Reason == events.ReasonNoRule {
-				m.Reason = events.ReasonExempt
+		c := Charge{Rule: rule, Limit: Unlimited}
+		if rule.exempt.empty() || !rule.exempt.fits(r) {
+			var ok bool
+			if c.Key, ok = m.key(rule, r); !ok {
+				continue
 			}
-			continue
+			rule.allow(&c, m.values, at)
 		}
-		if key, ok := m.key(rule, r); ok {
-			m.Charges = append(m.Charges, Charge{Rule: rule, Key: key, Cost: r.Units()})
-			m.Reason = events.ReasonRule
+		if c.Limit != Unlimited {
+			c.Cost = m.cost(rule, r, c.Limit)
 		}
+		m.add(&c)
 	}
 }
 
-// key returns the value a rule counts a request by, if it has all of it.
-func (m *Matches) key(rule *Rule, r *events.Request) (string, bool) {
-	if len(rule.Key) == 1 {
-		value := rule.Key[0].value(r)
-		return value, value != ""
+func (m *Matches) add(c *Charge) {
+	switch {
+	case c.Limit == Unlimited && (c.Rule.Shadow || m.Reason == events.ReasonRule):
+	case c.Limit == Unlimited:
+		m.Reason = events.ReasonExempt
+	case c.Rule.Shadow:
+		m.Shadow = append(m.Shadow, *c)
+	default:
+		m.Charges = append(m.Charges, *c)
+		m.Reason = events.ReasonRule
 	}
+}
+
+// cost returns what a rule with a limit charges a request.
+func (m *Matches) cost(rule *Rule, r *events.Request, limit int64) int64 {
+	cost := r.Units()
+	if rule.cost != nil && !r.Peek {
+		cost = rule.cost.units(m.subject.take(r), cost)
+	}
+	if limit == 0 {
+		return max(cost, 1)
+	}
+	return cost
+}
+
+// key returns the value a rule counts a request by, if it has all of it, and
+// leaves its parts in m.values.
+func (m *Matches) key(rule *Rule, r *events.Request) (string, bool) {
 	m.values = m.values[:0]
 	for i := range rule.Key {
 		value := rule.Key[i].value(r)
@@ -63,6 +97,9 @@ func (m *Matches) key(rule *Rule, r *events.Request) (string, bool) {
 			return "", false
 		}
 		m.values = append(m.values, value)
+	}
+	if len(m.values) == 1 {
+		return m.values[0], true
 	}
 	m.text.Reset()
 	enc := json.NewEncoder(&m.text)
@@ -105,29 +142,45 @@ func fold(list []string, s string) bool {
 }
 
 func anyOf(patterns []pattern, s string) bool {
-	for _, p := range patterns {
-		if p.text == s || p.glob && doublestar.MatchUnvalidated(p.text, s) {
+	for i := range patterns {
+		p := &patterns[i]
+		if p.text == s || p.glob && strings.HasPrefix(s, p.prefix) && p.fits(s) {
 			return s != "" // a request without the attribute fits nothing
 		}
 	}
 	return false
 }
 
+// fits tells whether a text that begins with its prefix fits a glob.
+func (p *pattern) fits(s string) bool {
+	if p.tree {
+		return len(s) == len(p.prefix) || s[len(p.prefix)] == '/'
+	}
+	return doublestar.MatchUnvalidated(p.text, s)
+}
+
 // pattern is a text to be met exactly or, if it holds one of * ? [ and \, a
 // glob of doublestar: * is anything but a slash, ** anything at all.
 type pattern struct {
-	text string
-	glob bool
+	text   string
+	glob   bool
+	prefix string // of everything that a glob fits: what stands before its first special character
+	tree   bool   // the glob is its prefix and /**
 }
+
+// special are the characters of a glob.
+const special = `*?[\`
 
 // newPattern checks a pattern. Braces are literal, as in the route
 // /users/{id}: alternatives are entries of the list.
 func newPattern(text string) (pattern, bool) {
-	if !strings.ContainsAny(text, `*?[\`) {
+	if !strings.ContainsAny(text, special) {
 		return pattern{text: text}, true
 	}
 	glob := escapeBraces(text)
-	return pattern{text: glob, glob: true}, doublestar.ValidatePattern(glob)
+	prefix := glob[:strings.IndexAny(glob, special)]
+	prefix = strings.TrimSuffix(prefix, "/") // /a/** fits /a
+	return pattern{text: glob, glob: true, prefix: prefix, tree: glob == prefix+"/**"}, doublestar.ValidatePattern(glob)
 }
 
 func escapeBraces(text string) string {

@@ -11,6 +11,8 @@ import (
 	"github.com/weirhq/weir/internal/policy"
 )
 
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
 func request() events.Request {
 	return events.Request{
 		Tenant: "acme", Gateway: "edge-1", User: "42", APIKey: "00ff00ff00ff00ff",
@@ -25,7 +27,7 @@ func keyOf(t *testing.T, attributes string, r *events.Request) (string, bool) {
 	t.Helper()
 	p := parse(t, withRule("name: r", "limit: 1/s", "key: ["+attributes+"]"))
 	var m policy.Matches
-	p.Match(r, &m)
+	p.Match(r, now, &m)
 	if len(m.Charges) == 0 {
 		if m.Reason != events.ReasonNoRule {
 			t.Errorf("%s: reason %s without a charge", attributes, m.Reason)
@@ -102,11 +104,11 @@ func TestMatch(t *testing.T) {
 	} {
 		r := request()
 		var m policy.Matches
-		parse(t, withRule(goodRule+"limit: 1/s", "match: {"+test.match+"}")).Match(&r, &m)
+		parse(t, withRule(goodRule+"limit: 1/s", "match: {"+test.match+"}")).Match(&r, now, &m)
 		if fits := len(m.Charges) == 1; fits != test.fits {
 			t.Errorf("match %s: %v, want %v", test.match, fits, test.fits)
 		}
-		parse(t, withRule(goodRule+"limit: 1/s", "exempt: {"+test.match+"}")).Match(&r, &m)
+		parse(t, withRule(goodRule+"limit: 1/s", "exempt: {"+test.match+"}")).Match(&r, now, &m)
 		if exempt := m.Reason == events.ReasonExempt; exempt != test.fits || exempt == (len(m.Charges) == 1) {
 			t.Errorf("exempt %s: reason %s with %d charges", test.match, m.Reason, len(m.Charges))
 		}
@@ -114,7 +116,7 @@ func TestMatch(t *testing.T) {
 	nothing := events.Request{Tenant: "acme", User: "42"}
 	for _, match := range []string{"paths: ['**']", "routes: ['*']", "hosts: ['*']", "gateways: ['*']"} {
 		var m policy.Matches
-		parse(t, withRule(goodRule+"limit: 1/s", "match: {"+match+"}")).Match(&nothing, &m)
+		parse(t, withRule(goodRule+"limit: 1/s", "match: {"+match+"}")).Match(&nothing, now, &m)
 		if len(m.Charges) != 0 {
 			t.Errorf("%s fits a request without one", match)
 		}
@@ -157,7 +159,7 @@ tenants:
 		{events.Request{Tenant: "acme", User: "u", Method: "POST", Route: "/r"}, events.ReasonRule, `writes=["u","/r"]*1`},
 	} {
 		var m policy.Matches
-		p.Match(&test.r, &m)
+		p.Match(&test.r, now, &m)
 		var got []string
 		for _, c := range m.Charges {
 			got = append(got, fmt.Sprintf("%s=%s*%d", c.Rule.Name, c.Key, c.Cost))
@@ -175,7 +177,7 @@ func TestNilPolicy(t *testing.T) {
 	var p *policy.Policy
 	r := request()
 	m := policy.Matches{Charges: make([]policy.Charge, 3)}
-	p.Match(&r, &m)
+	p.Match(&r, now, &m)
 	if len(m.Charges) != 0 || m.Reason != events.ReasonNoRule || p.LongestWindow() != 0 || p.Rule("a", "b") != nil {
 		t.Errorf("%+v", m)
 	}
@@ -188,7 +190,7 @@ func TestMatchAllocatesNothing(t *testing.T) {
 		r := request()
 		r.Method = "GET"
 		var m policy.Matches
-		match := func() { p.Match(&r, &m) }
+		match := func() { p.Match(&r, now, &m) }
 		match()
 		if len(m.Charges) != 1 {
 			t.Fatalf("%s: no charge", rule)
@@ -203,10 +205,13 @@ func FuzzParse(f *testing.F) {
 	f.Add(policy.DefaultSource(), "/api/x", `{"a":{"b":1}}`)
 	f.Add(withRule("name: r", "limit: 1/s", "key: [attrs.a.b, ip/24]", "match: {paths: ['/a/**/[b-c]?'], hosts: ['*.x']}"), "/a/b", `{"a":{"b":"x\"`)
 	f.Add("a: &x 1\nb: *x\n<<: {c: !!map [}", "", "{")
+	f.Add(withRule("name: r", "limit: 1/s", "key: [attrs.a.b, ip]", "when: |\n          request.attrs.a.b.exists(x, x == 1) &&\n          request.attrs.n > 2.5", "cost: request.attrs.n * 2",
+		"mode: shadow", "overrides: [{key: [x, '::1'], limit: 0, until: 2027-01-01T00:00:00Z}]"), "/a/b", `{"a":{"b":[1,"x",{}]},"n":3}`)
 	f.Add("? [a]\n: |\n  b\n", "", "")
 	f.Fuzz(func(t *testing.T, text, path, attrs string) {
 		slow := time.AfterFunc(5*time.Second, func() { panic(fmt.Sprintf("stuck in %q", text)) })
 		p, err := policy.Parse([]byte(text))
+		policy.Lint([]byte(text))
 		slow.Stop()
 		if (p == nil) == (err == nil) {
 			t.Fatalf("policy %v, error %v", p, err)
@@ -222,12 +227,13 @@ func FuzzParse(f *testing.F) {
 		var m policy.Matches
 		for _, tenant := range []string{"acme", "*", ""} {
 			r.Tenant = tenant
-			p.Match(&r, &m)
+			p.Match(&r, now, &m)
 			if (len(m.Charges) > 0) != (m.Reason == events.ReasonRule) {
 				t.Errorf("%d charges, reason %s", len(m.Charges), m.Reason)
 			}
-			for _, c := range m.Charges {
-				if c.Rule.Limit < 1 || c.Rule.Window < time.Second || c.Rule.Window > policy.MaxWindow || c.Key == "" {
+			for _, c := range append(m.Charges, m.Shadow...) {
+				if c.Limit < 0 || c.Limit > policy.MaxLimit || c.Window < time.Second || c.Window > policy.MaxWindow || c.Key == "" ||
+					c.Cost < 0 || c.Cost > events.MaxCost || c.Window > c.Rule.LongestWindow() {
 					t.Errorf("charge %+v of rule %+v", c, c.Rule)
 				}
 			}
@@ -236,12 +242,18 @@ func FuzzParse(f *testing.F) {
 }
 
 func BenchmarkMatch(b *testing.B) {
-	for _, rules := range []int{1, 20} {
-		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
+	const when = `, when: 'request.attrs.plan != "internal"'`
+	for _, bench := range []struct {
+		name      string
+		rules     int
+		condition string // of the first rule
+	}{{"1 rule", 1, ""}, {"1 rule, 1 condition", 1, when}, {"20 rules", 20, ""}, {"20 rules, 1 condition", 20, when}} {
+		b.Run(bench.name, func(b *testing.B) {
 			text := strings.Builder{}
 			text.WriteString("version: 1\ntenants:\n  acme:\n    rules:\n")
-			for i := range rules { // one of five matches
-				fmt.Fprintf(&text, "      - { name: r%d, limit: 10/s, key: [user], match: { methods: [GET], paths: ['/api/v%d/**'] } }\n", i, i%5+1)
+			for i := range bench.rules { // one of five matches
+				fmt.Fprintf(&text, "      - { name: r%d, limit: 10/s, key: [user], match: { methods: [GET], paths: ['/api/v%d/**/*'] }%s }\n", i, i%5+1, bench.condition)
+				bench.condition = ""
 			}
 			p := parse(b, text.String())
 			r := request()
@@ -249,7 +261,7 @@ func BenchmarkMatch(b *testing.B) {
 			var m policy.Matches
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Match(&r, &m)
+				p.Match(&r, now, &m)
 			}
 			b.ReportMetric(float64(len(m.Charges)), "charges/op")
 		})

@@ -3,11 +3,9 @@ package policy
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -19,48 +17,9 @@ import (
 	"github.com/weirhq/weir/internal/events"
 )
 
-// Fault is one thing that is wrong with a policy, and where.
-type Fault struct {
-	Line   int // from 1
-	Column int // from 1
-	Err    error
-}
-
-func (f *Fault) Error() string {
-	return fmt.Sprintf("line %d, column %d: %v", f.Line, f.Column, f.Err)
-}
-
-func (f *Fault) Unwrap() error { return f.Err }
-
-// Parse reads a policy file. The error names every fault of it, as joined
-// *Faults in the order of the file.
-func Parse(src []byte) (*Policy, error) {
-	root, fault := read(src)
-	if fault != nil {
-		return nil, fault
-	}
-	r := reader{policy: &Policy{OnError: events.Allow, Timeout: 50 * time.Millisecond, tenants: map[string][]*Rule{}}}
-	r.file(root)
-	if len(r.faults) == 0 {
-		return r.policy, nil
-	}
-	slices.SortStableFunc(r.faults, func(a, b *Fault) int {
-		if a.Line != b.Line {
-			return a.Line - b.Line
-		}
-		return a.Column - b.Column
-	})
-	all := make([]error, len(r.faults))
-	for i, f := range r.faults {
-		all[i] = f
-	}
-	return nil, errors.Join(all...)
-}
-
 // read returns the one YAML document in src.
-func read(src []byte) (ast.Node, error) {
-	src = bytes.TrimPrefix(src, []byte("\ufeff"))
-	whole := func(value, want string) error {
+func read(src []byte) (ast.Node, *Fault) {
+	whole := func(value, want string) *Fault {
 		return &Fault{Line: 1, Column: 1, Err: &events.FieldError{Value: value, Want: want}}
 	}
 	switch {
@@ -93,7 +52,7 @@ func read(src []byte) (ast.Node, error) {
 
 // nesting refuses what would keep the YAML parser busy: its time grows with
 // the square of the depth, to minutes for a file of brackets.
-func nesting(tokens token.Tokens) error {
+func nesting(tokens token.Tokens) *Fault {
 	depth, entries := 0, 0
 	for _, t := range tokens {
 		entries++
@@ -118,6 +77,7 @@ func nesting(tokens token.Tokens) error {
 // reader turns the nodes of a document into a policy and notes every fault.
 type reader struct {
 	policy *Policy
+	lines  []string // of the file
 	faults []*Fault
 }
 
@@ -165,6 +125,8 @@ func scalar(n ast.Node) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
 		return n.Value, true
+	case *ast.LiteralNode:
+		return n.Value.Value, true
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		return n.GetToken().Value, true
 	}
@@ -195,9 +157,7 @@ func (r *reader) list(n ast.Node, field string, most int, entry func(at ast.Node
 	}
 }
 
-// field is one field of a map. One that nothing reads belongs to the language
-// but is not supported yet: it is refused, because a rule without it would not
-// be the rule that was meant.
+// field is one field of a map.
 type field struct {
 	name string
 	must bool
@@ -214,10 +174,6 @@ func (r *reader) fields(n ast.Node, in string, known ...field) {
 			return
 		}
 		seen[name] = true
-		if known[i].read == nil {
-			r.want(key, name, "the field left out: it is not supported yet")
-			return
-		}
 		known[i].read(value)
 	})
 	for _, f := range known {
@@ -228,11 +184,9 @@ func (r *reader) fields(n ast.Node, in string, known ...field) {
 }
 
 func names(known []field) string {
-	var list []string
-	for _, f := range known {
-		if f.read != nil {
-			list = append(list, f.name)
-		}
+	list := make([]string, len(known))
+	for i, f := range known {
+		list[i] = f.name
 	}
 	return strings.Join(list, ", ")
 }

@@ -17,6 +17,9 @@ func parse(tb testing.TB, text string) *policy.Policy {
 	if err != nil {
 		tb.Fatalf("%v\nin\n%s", err, text)
 	}
+	if err := validate(tb, text); err != nil { // whatever parses
+		tb.Errorf("%v\nin\n%s", err, text)
+	}
 	return p
 }
 
@@ -76,6 +79,14 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+func TestNoLimits(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "'0'": 0, "0/min": 0, "unlimited": policy.Unlimited} {
+		if r := parse(t, withRule(goodRule+"limit: "+text)).Rule("acme", "r"); r.Limit != want || r.Window < time.Second {
+			t.Errorf("%s is %d per %v", text, r.Limit, r.Window)
+		}
+	}
+}
+
 func TestFaults(t *testing.T) {
 	const limit = "limit: 1/s"
 	for name, test := range map[string]struct{ text, want string }{
@@ -106,10 +117,7 @@ func TestFaults(t *testing.T) {
 		"no key":             {withRule("name: r", limit), "line 5, column 9: key: want this field in a rule"},
 		"bad name":           {withRule("name: a b", limit, "key: [user]"), `line 5, column 15: name: want 1 to 64 characters of A-Z a-z 0-9 _ . -, found "a b"`},
 		"long name":          {withRule("name: "+strings.Repeat("a", 65), limit, "key: [user]"), "name: want 1 to 64"},
-		"limit 0":            {withRule(goodRule + "limit: 0"), `line 7, column 16: limit: want a limit of 1 or more (none at all is not supported yet), found "0"`},
-		"limit 0/s":          {withRule(goodRule + "limit: 0/s"), "limit: want a limit of 1 or more"},
-		"unlimited":          {withRule(goodRule + "limit: unlimited"), "not supported yet"},
-		"bad limit":          {withRule(goodRule + "limit: many"), `limit: want units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, found "many"`},
+		"bad limit":          {withRule(goodRule + "limit: many"), `limit: want units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, or 0, or unlimited, found "many"`},
 		"negative limit":     {withRule(goodRule + "limit: -1/s"), "limit: want units per time"},
 		"bad unit":           {withRule(goodRule + "limit: 1/week"), "limit: want units per time"},
 		"limit too large":    {withRule(goodRule + "limit: 1000000000001/s"), "limit: want a limit of at most 1000000000000"},
@@ -117,7 +125,7 @@ func TestFaults(t *testing.T) {
 		"window too long":    {withRule(goodRule + "limit: 1/26d"), "limit: want a window from 1s to 25d"},
 		"window overflows":   {withRule(goodRule + "limit: 1/99999999999999999999s"), "limit: want a window from 1s to 25d"},
 		"window 0":           {withRule(goodRule + "limit: 1/0s"), "limit: want a window from 1s to 25d"},
-		"limit list":         {withRule(goodRule + "limit: [1/s]"), `limit: want units per time, such as 256/min, found "a list"`},
+		"limit list":         {withRule(goodRule + "limit: [1/s]"), `limit: want units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, or 0, or unlimited, found "a list"`},
 		"key no list":        {withRule("name: r", limit, "key: user"), "line 7, column 14: key: want a list such as [a, b] of 1 to 8 entries"},
 		"key empty":          {withRule("name: r", limit, "key: []"), `key: want a list such as [a, b] of 1 to 8 entries, found "a list"`},
 		"unknown attribute":  {withRule("name: r", limit, "key: [user, email]"), `line 7, column 21: key: want user, api_key, ip, identity`},
@@ -155,18 +163,6 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestUnsupportedFieldsAreRefused(t *testing.T) {
-	for _, line := range []string{"when: 'true'", "cost: request.cost", "algorithm: exact", "mode: shadow",
-		"overrides: []", "count_denied: true", "on_error: deny"} {
-		name, _, _ := strings.Cut(line, ":")
-		_, err := policy.Parse([]byte(withRule(goodRule+"limit: 1/s", line)))
-		want := "line 8, column 9: " + name + ": want the field left out: it is not supported yet"
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %s", line, err, want)
-		}
-	}
-}
-
 func TestAllFaultsAtOnceInTheirOrder(t *testing.T) {
 	_, err := policy.Parse([]byte(`version: 3
 defaults: { timeout: soon }
@@ -179,7 +175,7 @@ tenants:
       - name: a
         limit: 1/s
         key: [user]
-        mode: shadow
+        mode: shadowy
 `))
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {

@@ -18,13 +18,15 @@ const (
 	MaxLimit  = 1_000_000_000_000   // units in a window
 	MaxWindow = 25 * 24 * time.Hour // what the stores of windows can keep
 
-	maxSource   = 256 << 10   // bytes of the file
-	maxNesting  = 16          // of lists and maps in one another
-	maxRules    = 100         // of one tenant
-	maxKey      = 8           // attributes of one key
-	maxPatterns = 100         // of one list
-	maxPattern  = 1 << 10     // bytes
-	maxTimeout  = time.Minute // a gateway holds the request for so long
+	maxSource     = 256 << 10   // bytes of the file
+	maxNesting    = 16          // of lists and maps in one another
+	maxRules      = 100         // of one tenant
+	maxKey        = 8           // attributes of one key
+	maxPatterns   = 100         // of one list
+	maxPattern    = 1 << 10     // bytes
+	maxExpression = 2 << 10     // characters of a condition or a cost
+	maxOverrides  = 1000        // of one rule
+	maxTimeout    = time.Minute // a gateway holds the request for so long
 )
 
 // everybody is the section of the tenants that have none of their own.
@@ -39,19 +41,49 @@ type Policy struct {
 	tenants map[string][]*Rule
 }
 
+// Buckets is into how many parts the algorithm buckets cuts a window: at steady
+// load it admits 60/61 of the limit, and a key holds 61 entries at most.
+const Buckets = 60
+
 // Rule is one limit.
 type Rule struct {
-	Name   string        // unique in its section
-	Limit  int64         // units in any window, 1..MaxLimit
-	Window time.Duration // whole seconds, 1s..MaxWindow
-	Key    []Attribute   // what it counts by, 1..8
+	Name        string         // unique in its section
+	Limit       int64          // units in any window, 0..MaxLimit or Unlimited; 0 bans
+	Window      time.Duration  // whole seconds, 1s..MaxWindow
+	Key         []Attribute    // what it counts by, 1..8
+	Buckets     int            // 0 is exact, else Buckets
+	Shadow      bool           // decided and recorded, never enforced
+	CountDenied bool           // denied requests are charged too
+	OnError     events.Verdict // what a gateway does without a decision
 
-	match  filter
-	exempt filter
+	match     filter
+	exempt    filter
+	when      *expression           // nil holds always
+	cost      *expression           // nil is what the request weighs
+	overrides map[string][]override // by their first value, in the order of the file
+}
+
+// LongestWindow returns the longest window that the rule or an override of it
+// names.
+func (r *Rule) LongestWindow() time.Duration {
+	longest := r.Window
+	for _, list := range r.overrides {
+		for i := range list {
+			longest = max(longest, list[i].window)
+		}
+	}
+	return longest
 }
 
 //go:embed default.yaml
 var defaultSource string
+
+//go:embed schema.json
+var schema string
+
+// Schema returns the JSON Schema of policy files, for editors. What it accepts
+// may still have faults that only Lint tells.
+func Schema() string { return schema }
 
 // DefaultSource returns the text of the built-in policy.
 func DefaultSource() string { return defaultSource }
@@ -88,15 +120,20 @@ func (p *Policy) Rule(tenant, name string) *Rule {
 	return nil
 }
 
-// LongestWindow returns the longest window of any rule, 0 without rules:
-// windows older than that have no say in any decision.
+// LongestWindow returns for how long an admission can have a say in a decision:
+// the longest window of any rule, and a part more of one in buckets; 0 without
+// rules.
 func (p *Policy) LongestWindow() (longest time.Duration) {
 	if p == nil {
 		return 0
 	}
 	for _, rules := range p.tenants {
 		for _, rule := range rules {
-			longest = max(longest, rule.Window)
+			window := rule.LongestWindow()
+			if rule.Buckets > 0 {
+				window += window/time.Duration(rule.Buckets) + time.Microsecond
+			}
+			longest = max(longest, window)
 		}
 	}
 	return longest

@@ -1,0 +1,47 @@
+package decide
+
+import (
+	"time"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/window"
+)
+
+// Replay makes the charges that a record of the journal says were made, so
+// that windows are again what they were.
+func (d *Decider) Replay(r *events.Record) {
+	if r.Refused != nil {
+		return
+	}
+	allowed := r.Decision.Verdict == events.Allow
+	if len(r.Charges) == 0 {
+		if dec := &r.Decision; allowed && dec.Rule != "" {
+			d.replay(r, &events.Charge{Rule: dec.Rule, Key: dec.Key, Cost: dec.Cost, WindowMS: dec.WindowMS})
+		}
+		return
+	}
+	shadowed := false
+	for i := range r.Charges {
+		shadowed = shadowed || r.Charges[i].Mode == events.ModeShadow && r.Charges[i].Denied
+	}
+	for i := range r.Charges {
+		c := &r.Charges[i]
+		if c.Charged || c.Mode != events.ModeShadow && allowed || c.Mode == events.ModeShadow && !shadowed {
+			d.replay(r, c)
+		}
+	}
+}
+
+// replay makes one charge. It is kept for as long as the rule's windows of
+// today are, too.
+func (d *Decider) replay(r *events.Record, c *events.Charge) {
+	var keep time.Duration
+	if today := d.policy.Rule(r.Request.Tenant, c.Rule); today != nil {
+		keep = today.LongestWindow()
+	}
+	d.keys = appendKey(d.keys[:0], r.Request.Tenant, c.Rule, c.Key)
+	d.windows.Admit(r.Decision.DecidedAt, window.Charge{
+		Key: d.keys, Cost: c.Cost, Limit: c.Limit, Window: time.Duration(c.WindowMS) * time.Millisecond,
+		Keep: keep, Buckets: c.Buckets, CountDenied: c.Charged,
+	})
+}
