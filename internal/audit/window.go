@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/weirhq/weir/internal/events"
@@ -22,6 +23,7 @@ type window struct {
 	admissions []admission // the oldest first
 	sum        int64
 	length     int64
+	buckets    int   // into which the length is cut; 0 is exact
 	unsettled  int64 // until then what the limiter knew cannot be told: the rule's window has changed
 }
 
@@ -36,9 +38,15 @@ func (w *window) drop(t int64) {
 	w.admissions = w.admissions[n:]
 }
 
+// admit makes a charge. In buckets it counts as if it came at the last
+// microsecond of its bucket.
 func (w *window) admit(t, cost int64) {
 	if cost == 0 {
 		return
+	}
+	if n := int64(w.buckets); n > 0 {
+		bucket := (w.length + n - 1) / n
+		t = (t/bucket+1)*bucket - 1
 	}
 	w.sum += cost
 	if n := len(w.admissions); n > 0 && w.admissions[n-1].at == t {
@@ -46,6 +54,19 @@ func (w *window) admit(t, cost int64) {
 		return
 	}
 	w.admissions = append(w.admissions, admission{t, cost})
+}
+
+// cut forgets the oldest units beyond most.
+func (w *window) cut(most int64) {
+	for w.sum > most {
+		oldest := &w.admissions[0]
+		units := min(oldest.cost, w.sum-most)
+		oldest.cost -= units
+		w.sum -= units
+		if oldest.cost == 0 {
+			w.admissions = w.admissions[1:]
+		}
+	}
 }
 
 const (
@@ -109,24 +130,76 @@ func (o *oracle) judge(r *events.Record, size int) []string {
 	if len(charges) == 0 && d.Rule != "" {
 		charges = []events.Charge{{Rule: d.Rule, Key: d.Key, Limit: d.Limit, WindowMS: d.WindowMS, Cost: d.Cost, Denied: d.Verdict == events.Deny}}
 	}
-	if d.Reason == events.ReasonRule {
-		faults = append(faults, o.decision(d.Verdict, r.Request.Tenant, t, charges)...)
-	}
-	if d.Verdict != events.Allow || d.Reason != events.ReasonRule && d.Reason != events.ReasonTimeout {
-		return faults
-	}
-	var units int64
+	var enforced, shadow []events.Charge
 	for _, c := range charges {
-		o.window(r.Request.Tenant, t, &c).admit(t, c.Cost)
-		units += c.Cost
+		if c.Mode == events.ModeShadow {
+			shadow = append(shadow, c)
+		} else {
+			enforced = append(enforced, c)
+		}
 	}
-	if units > 0 && o.chargedBefore(r.Request.Tenant, r.Request.ID, t) {
+	tenant := r.Request.Tenant
+	if d.Reason == events.ReasonRule {
+		faults = append(faults, o.decision(d.Verdict, tenant, t, enforced)...)
+	}
+	if len(shadow) > 0 {
+		for _, what := range o.decision(shadowVerdict(shadow), tenant, t, shadow) {
+			faults = append(faults, "in shadow: "+what)
+		}
+		faults = append(faults, named(d.Shadow, shadow)...)
+	}
+	made := d.Verdict == events.Allow && (d.Reason == events.ReasonRule || d.Reason == events.ReasonTimeout)
+	units := o.charge(tenant, t, enforced, made)
+	o.charge(tenant, t, shadow, shadowVerdict(shadow) == events.Allow)
+	if units > 0 && o.chargedBefore(tenant, r.Request.ID, t) {
 		faults = append(faults, fmt.Sprintf("request id %q is charged twice within %v", r.Request.ID, time.Duration(horizon)*time.Microsecond))
 	}
 	return faults
 }
 
-// decision judges what the limiter decided by rules.
+// shadowVerdict is what shadow rules would have decided by themselves.
+func shadowVerdict(charges []events.Charge) events.Verdict {
+	for _, c := range charges {
+		if c.Denied {
+			return events.Deny
+		}
+	}
+	return events.Allow
+}
+
+// named holds the list of shadow rules that would have denied to their charges.
+func named(list []string, charges []events.Charge) []string {
+	var want []string
+	for _, c := range charges {
+		if c.Denied {
+			want = append(want, c.Rule)
+		}
+	}
+	if slices.Equal(list, want) {
+		return nil
+	}
+	return []string{fmt.Sprintf("shadow rules that would have denied: want %v, found %v", want, list)}
+}
+
+// charge makes charges of one mode, and returns the units of those that were
+// made because all of them were. Of a rule that counts denied requests no more
+// than the limit is kept, the newest.
+func (o *oracle) charge(tenant string, t int64, charges []events.Charge, made bool) (units int64) {
+	for _, c := range charges {
+		w := o.window(tenant, t, &c)
+		switch {
+		case made:
+			w.admit(t, c.Cost)
+			units += c.Cost
+		case c.Charged:
+			w.admit(t, c.Cost)
+			w.cut(c.Limit)
+		}
+	}
+	return units
+}
+
+// decision judges what the limiter decided by rules of one mode.
 func (o *oracle) decision(v events.Verdict, tenant string, t int64, charges []events.Charge) []string {
 	var faults []string
 	due := false
@@ -161,6 +234,9 @@ func (o *oracle) decision(v events.Verdict, tenant string, t int64, charges []ev
 				faults = append(faults, "denied although there was room: "+state)
 			}
 		}
+		if c.Charged && v == events.Allow {
+			faults = append(faults, "charged as denied, and admitted: "+state)
+		}
 	}
 	if v == events.Deny && !due {
 		faults = append(faults, "denied although no charge was")
@@ -176,13 +252,13 @@ func (o *oracle) window(tenant string, t int64, c *events.Charge) *window {
 	if w == nil {
 		// The record's memory is its whole block's.
 		key = windowKey{clone(tenant), clone(c.Rule), clone(c.Key)}
-		w = &window{length: length, unsettled: math.MinInt64}
+		w = &window{length: length, buckets: c.Buckets, unsettled: math.MinInt64}
 		o.windows[key] = w
 		o.opened++
 	}
-	if w.length != length {
-		w.unsettled = t + max(w.length, length)
-		w.length = length
+	if w.length != length || w.buckets != c.Buckets {
+		w.unsettled = t + 2*max(w.length, length)
+		w.length, w.buckets = length, c.Buckets
 	}
 	w.drop(t)
 	return w
