@@ -39,6 +39,8 @@ var (
 	latest   = time.Date(2092, 1, 1, 0, 0, 0, 0, time.UTC) // exclusive
 )
 
+const wantYear = "a time from 2000 to 2091"
+
 // FieldError says which field is wrong, what it held, and what was expected.
 type FieldError struct {
 	Field string // the field's name on the wire; empty for the whole payload
@@ -92,7 +94,7 @@ func (r *Request) Validate() error {
 		faults = append(faults, err)
 	}
 	if !r.Time.IsZero() && (r.Time.Before(earliest) || !r.Time.Before(latest)) {
-		fault("time", r.Time.Format(time.RFC3339), "a time from 2000 to 2091")
+		fault("time", r.Time.Format(time.RFC3339), wantYear)
 	}
 	text("id", r.ID, maxID)
 	text("user", r.User, maxName)

@@ -266,9 +266,12 @@ func (p *scanner) instant(field string) (time.Time, error) {
 		return time.Time{}, err
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
-	t = t.UTC().Truncate(time.Microsecond)
-	if err != nil || t.IsZero() { // the zero time would pass for none
+	if err != nil {
 		return time.Time{}, &FieldError{Field: field, Value: text, Want: "a time such as 2026-05-17T10:05:03.5Z (RFC 3339)"}
+	}
+	t = t.UTC().Truncate(time.Microsecond)
+	if t.IsZero() { // it would pass for none
+		return time.Time{}, &FieldError{Field: field, Value: text, Want: wantYear}
 	}
 	return t, nil
 }
