@@ -66,18 +66,23 @@ func (f *dataFlag) found() (addresses, error) {
 	return a, nil
 }
 
-// natsFlags are for commands that talk to NATS.
-type natsFlags struct {
+// busFlags are for commands that talk to NATS.
+type busFlags struct {
 	NATS   string `help:"URL of the NATS server; default: what the running 'weir up' says, else nats://127.0.0.1:4222." env:"WEIR_NATS" name:"nats"`
 	Prefix string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards int    `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
+}
+
+// natsFlags are for commands that talk to shards.
+type natsFlags struct {
+	busFlags
+	Shards int `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
 }
 
 // connectTimeout bounds how long a command looks for a running system.
 const connectTimeout = 5 * time.Second
 
 // connect connects to NATS: as told, as found, or at its usual place.
-func (f *natsFlags) connect(ctx context.Context, data dataFlag) (*nats.Conn, error) {
+func (f *busFlags) connect(ctx context.Context, data dataFlag) (*nats.Conn, error) {
 	url := f.NATS
 	if url == "" {
 		a, err := data.found()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,16 +97,22 @@ func (c *checkCommand) Run(ctx context.Context, out console) error {
 
 // sentence says a decision in words.
 func sentence(d *events.Decision) string {
-	if d.Rule == "" {
-		return fmt.Sprintf("%s (%s)", d.Verdict, d.Reason)
+	text := fmt.Sprintf("%s (%s)", d.Verdict, d.Reason)
+	if d.Rule != "" {
+		text = fmt.Sprintf("%s by rule %s: key %q, %d of %d left in %v", d.Verdict, d.Rule, d.Key,
+			d.Remaining, d.Limit, time.Duration(d.WindowMS)*time.Millisecond)
 	}
-	text := fmt.Sprintf("%s by rule %s: key %q, %d of %d left in %v", d.Verdict, d.Rule, d.Key,
-		d.Remaining, d.Limit, time.Duration(d.WindowMS)*time.Millisecond)
-	if d.Verdict == events.Allow {
-		return text
+	switch {
+	case d.Verdict == events.Allow || d.Rule == "":
+	case d.RetryAfterMS > 0:
+		text += fmt.Sprintf("; would pass in %v", time.Duration(d.RetryAfterMS)*time.Millisecond)
+	case d.Limit == 0:
+		text += "; it can never pass: the rule bans it"
+	default:
+		text += "; it can never pass: it costs more than the limit"
 	}
-	if d.RetryAfterMS == 0 {
-		return text + "; it can never pass: it costs more than the limit"
+	if len(d.Shadow) > 0 {
+		text += "; in shadow, denied by " + strings.Join(d.Shadow, ", ")
 	}
-	return text + fmt.Sprintf("; would pass in %v", time.Duration(d.RetryAfterMS)*time.Millisecond)
+	return text
 }
