@@ -72,12 +72,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	mux := http.NewServeMux()
 	serve.Operations(mux, func(context.Context) error {
-		select {
-		case <-l.Ready():
-			return nil
-		default:
+		if !l.Decides() {
 			return errors.New("another limiter owns the shard, or the windows are being rebuilt from the journal")
 		}
+		return nil
 	}, registry, log)
 
 	group, inner := errgroup.WithContext(ctx)

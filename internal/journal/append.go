@@ -26,10 +26,13 @@ const (
 // it must answer nobody and start anew from what the journal holds.
 var ErrFenced = errors.New("another owner has appended to the journal")
 
+// ErrGone says that the journal's stream is there no more.
+var ErrGone = errors.New("the journal's stream is gone")
+
 const (
 	// minGap keeps a shard below 10,000 blocks a second, so that the block
 	// digits of ids cannot wrap within one.
-	minGap = 100 * time.Microsecond
+	minGap = 105 * time.Microsecond
 	// appendTimeout is how long one attempt waits for its acknowledgement.
 	appendTimeout = 5 * time.Second
 	// maxAcks bounds acknowledgements of attempts that were given up.
@@ -75,8 +78,8 @@ func (a *Appender) Close() {
 
 // Append stores a block of count records, one a line, and returns its
 // sequence. reportSeq is the sequence of the last report applied up to its end.
-// It tries until the block is stored, ctx ends, or the error is ErrFenced. The
-// body may be reused afterwards.
+// It tries until the block is stored, ctx ends, or the error is ErrFenced or
+// ErrGone. The body may be reused afterwards.
 func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
 	for time.Since(a.sent) < minGap {
 		runtime.Gosched() // a sleep this short takes a millisecond
@@ -139,6 +142,9 @@ func (a *Appender) try(ctx context.Context, msg *nats.Msg) error {
 // acknowledged reads what the server says of an attempt.
 func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 	if m.Header.Get("Status") == "503" {
+		if _, err := a.journal.stream.Info(ctx); errors.Is(err, jetstream.ErrStreamNotFound) {
+			return backoff.Permanent(ErrGone)
+		}
 		return nats.ErrNoResponders
 	}
 	var ack struct {

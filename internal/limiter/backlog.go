@@ -121,6 +121,7 @@ func (o *owner) caughtUp() error {
 	}
 	<-o.backlog.done
 	err := o.backlog.err
+	o.metrics.lost.Add(float64(len(o.backlog.blocks)))
 	o.backlog = nil
 	o.metrics.degraded.Set(0)
 	o.metrics.backlog.Set(0)

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,6 +15,10 @@ import (
 
 // headerRoom is what headers take of a message at most.
 const headerRoom = 4 << 10
+
+// errTooLarge says that a request's record is more than one message can carry:
+// many rules count by something long. What it was charged is lost to its keys.
+var errTooLarge = errors.New("the request and what its rules count by are larger than one message of the journal")
 
 // block is what is decided and not yet in the journal.
 type block struct {
@@ -34,14 +39,13 @@ type answer struct {
 
 // commit decides what comes in, block by block, until stopped is closed and
 // what was taken is committed. ctx bounds the last of it.
-func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
+func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		if o.backlog != nil {
-			<-o.backlog.done
-		}
+		err = errors.Join(err, o.caughtUp())
 	}()
+	dropped := 0
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
@@ -70,6 +74,10 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 			o.decider.Sweep(now, sweepBudget)
 			o.metrics.windows.Set(float64(o.decider.Windows()))
 			o.metrics.waiting.Set(float64(len(o.checks)))
+			if n, err := o.sub.Dropped(); err == nil && n > dropped {
+				o.metrics.dropped.Add(float64(n - dropped))
+				dropped = n
+			}
 			if o.backlog != nil {
 				o.metrics.backlog.Set(float64(o.backlog.size()))
 			}
@@ -190,7 +198,12 @@ func (o *owner) addCheck(ctx context.Context, now time.Time, m *nats.Msg) error 
 	}
 	record := events.Record{Request: r}
 	o.decider.Check(now, &record)
-	return o.add(ctx, now, &record, m.Reply, id)
+	err = o.add(ctx, now, &record, m.Reply, id)
+	if errors.Is(err, errTooLarge) {
+		o.refuse(m, err)
+		return nil
+	}
+	return err
 }
 
 // addReport decides a report. One that was decided before is dropped, unless
@@ -217,7 +230,13 @@ func (o *owner) addReportRecord(ctx context.Context, now time.Time, r *report) e
 	}
 	record := events.Record{Request: r.request}
 	o.decider.Report(now, &record, known && before.verdict == events.Allow)
-	return o.add(ctx, now, &record, "", id)
+	err = o.add(ctx, now, &record, "", id)
+	if errors.Is(err, errTooLarge) {
+		o.metrics.refused.WithLabelValues("report").Inc()
+		refused := events.Refusal{Subject: r.subject, Payload: events.AppendRequest(nil, &r.request), Error: err.Error(), At: now}
+		return o.add(ctx, now, &events.Record{Refused: &refused}, "", fingerprint{})
+	}
+	return err
 }
 
 // identify gives a request without an id one, and looks up what was decided of
@@ -242,7 +261,11 @@ func (o *owner) add(ctx context.Context, now time.Time, r *events.Record, reply 
 	r.Decision.Degraded = o.backlog != nil
 	from := len(b.body)
 	b.body = append(events.AppendRecord(b.body, r), '\n')
-	if len(b.body) > b.max && b.records > 0 {
+	if len(b.body)-from > b.max {
+		b.body = b.body[:from]
+		return errTooLarge
+	}
+	if len(b.body) > b.max {
 		record := b.body[from:]
 		b.body = b.body[:from]
 		if err := o.flush(ctx); err != nil {

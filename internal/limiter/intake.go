@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -28,7 +29,8 @@ const (
 // report is a request that nobody waits for, or what stood in its place.
 type report struct {
 	request events.Request
-	seq     uint64          // in the reports stream
+	seq     uint64 // in the reports stream
+	subject string
 	refused *events.Refusal // why it is none; request is then empty
 }
 
@@ -99,47 +101,72 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 
 // takeReports hands reports to the committing goroutine, in order, from the one
 // after the last that the journal has applied, until ctx ends.
-func (o *owner) takeReports(ctx context.Context, stream jetstream.Stream, next uint64) error {
-	again := backoff.WithContext(backoff.NewExponentialBackOff(
-		backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0)), ctx)
+func (o *owner) takeReports(ctx context.Context, from recovered) error {
+	again := backoff.NewExponentialBackOff(backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
 	read := func() error {
-		var err error
-		next, err = o.readReports(ctx, stream, next)
-		again.Reset()
+		began := from.nextReport
+		err := o.readReports(ctx, &from)
+		if from.nextReport != began {
+			again.Reset()
+		}
 		return err
 	}
 	failed := func(err error, _ time.Duration) { o.log.Warn("reports", zap.Error(err)) }
-	if err := backoff.RetryNotify(read, again, failed); ctx.Err() == nil {
+	if err := backoff.RetryNotify(read, backoff.WithContext(again, ctx), failed); ctx.Err() == nil {
 		return fmt.Errorf("reports: %w", err)
 	}
 	return nil
 }
 
-// readReports reads from sequence next on and returns the one to go on from.
-func (o *owner) readReports(ctx context.Context, stream jetstream.Stream, next uint64) (uint64, error) {
+// errReportsAnew says that the stream is not the one that was read so far.
+var errReportsAnew = errors.New("the reports stream was made anew")
+
+// watchReports is how often a reader that gets nothing looks whether its stream
+// is still the same.
+const watchReports = 2 * time.Second
+
+// readReports reads from where from says, and keeps it up to date. A stream
+// that is missing is made; one that was made anew is read from its beginning.
+func (o *owner) readReports(ctx context.Context, from *recovered) error {
+	stream, err := o.createReports(ctx)
+	if err != nil {
+		return err
+	}
+	if made := stream.CachedInfo().Created; !made.Equal(from.reportsMade) {
+		o.log.Error("the reports stream was made anew: what it held and was not decided is gone",
+			zap.Uint64("next_report", from.nextReport))
+		from.reportsMade, from.nextReport = made, 1
+	}
 	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{o.config.Names.Reports(o.config.Shard)},
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:    max(next, 1),
+		FilterSubjects:   []string{o.config.Names.Reports(o.config.Shard)},
+		DeliverPolicy:    jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:      max(from.nextReport, 1),
+		MaxResetAttempts: 1, // then it is for us to see what has become of the stream
 	})
 	if err != nil {
-		return next, err
+		return err
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(reportsAhead))
 	if err != nil {
-		return next, err
+		return err
 	}
 	defer messages.Stop()
 	for {
-		m, err := messages.Next(jetstream.NextContext(ctx))
+		m, err := nextReport(ctx, messages)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			if info, err := stream.Info(ctx); err != nil || !info.Created.Equal(from.reportsMade) {
+				return errors.Join(errReportsAnew, err)
+			}
+			continue
+		}
 		if err != nil {
-			return next, err
+			return err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return next, err
+			return err
 		}
-		r := report{seq: meta.Sequence.Stream}
+		r := report{seq: meta.Sequence.Stream, subject: m.Subject()}
 		if r.request, err = o.read(m.Subject(), m.Data()); err != nil {
 			r.refused = &events.Refusal{Subject: m.Subject(), Payload: m.Data(), Error: err.Error()}
 		} else if r.request.Time.IsZero() {
@@ -147,9 +174,16 @@ func (o *owner) readReports(ctx context.Context, stream jetstream.Stream, next u
 		}
 		select {
 		case o.reports <- r:
-			next = r.seq + 1
+			from.nextReport = r.seq + 1
 		case <-ctx.Done():
-			return next, ctx.Err()
+			return ctx.Err()
 		}
 	}
+}
+
+// nextReport waits for a report, for watchReports at most.
+func nextReport(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, watchReports)
+	defer cancel()
+	return messages.Next(jetstream.NextContext(ctx))
 }

@@ -1,10 +1,12 @@
 package limiter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +34,8 @@ var errLeaseLost = errors.New("the shard's lease is lost")
 type lease struct {
 	bucket   jetstream.KeyValue
 	key      string
-	value    []byte
+	name     string // the limiter's; may be empty
+	value    []byte // the name and what no other process has
 	revision uint64
 	until    atomic.Int64 // when it runs out unless it is renewed, nanoseconds after began
 	began    time.Time
@@ -55,10 +58,8 @@ func (l *Limiter) acquire(ctx context.Context, first bool) (*lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make bucket %s: %w", l.config.Names.LeaseBucket(), err)
 	}
-	s := &lease{began: time.Now(), bucket: bucket, key: "shard." + strconv.Itoa(l.config.Shard), value: []byte(l.config.Name)}
-	if l.config.Name == "" {
-		s.value = []byte(nuid.Next())
-	}
+	s := &lease{began: time.Now(), bucket: bucket, key: "shard." + strconv.Itoa(l.config.Shard), name: l.config.Name}
+	s.value = []byte(s.name + "/" + nuid.Next())
 	tick := time.NewTicker(tryEvery)
 	defer tick.Stop()
 	for waiting := false; ; waiting = true {
@@ -87,7 +88,7 @@ func (l *Limiter) acquire(ctx context.Context, first bool) (*lease, error) {
 // takeOver takes a lease that bears our own name: of an earlier process.
 func (s *lease) takeOver(ctx context.Context) bool {
 	held, err := s.bucket.Get(ctx, s.key)
-	if err != nil || string(held.Value()) != string(s.value) {
+	if err != nil || s.name == "" || !strings.HasPrefix(string(held.Value()), s.name+"/") {
 		return false
 	}
 	s.revision, err = s.bucket.Update(ctx, s.key, s.value, held.Revision())
@@ -109,6 +110,9 @@ func (s *lease) renew(ctx context.Context) error {
 		revision, err := s.bucket.Update(attempt, s.key, s.value, s.revision)
 		cancel()
 		_, refused := errors.AsType[*jetstream.APIError](err)
+		if refused {
+			revision, err = s.adopt(ctx, err)
+		}
 		switch {
 		case err == nil:
 			s.revision = revision
@@ -119,6 +123,19 @@ func (s *lease) renew(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errLeaseLost, err)
 		}
 	}
+}
+
+// adopt returns the revision of a renewal that was stored though its
+// acknowledgement was lost, so that the next one was refused with the reason
+// given; else the reason.
+func (s *lease) adopt(ctx context.Context, reason error) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	held, err := s.bucket.Get(ctx, s.key)
+	if err != nil || !bytes.Equal(held.Value(), s.value) {
+		return 0, reason
+	}
+	return held.Revision(), nil
 }
 
 // release lets somebody else have the lease at once. If that fails it runs out.

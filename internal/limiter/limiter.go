@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -111,6 +112,7 @@ type Limiter struct {
 	metrics *metrics
 	ready   chan struct{}
 	once    sync.Once // closes ready
+	decides atomic.Bool
 }
 
 // New makes a limiter on a connection, which stays the caller's.
@@ -131,6 +133,10 @@ func New(nc *nats.Conn, config Config, log *zap.Logger, registerer prometheus.Re
 
 // Ready is closed once the limiter has taken checks for the first time.
 func (l *Limiter) Ready() <-chan struct{} { return l.ready }
+
+// Decides tells whether the limiter takes checks now; else it stands by, or
+// rebuilds its windows.
+func (l *Limiter) Decides() bool { return l.decides.Load() }
 
 // Run waits for the shard's lease, decides while it holds it, and waits again
 // when it has lost it, until ctx ends; then it commits what it has taken. The

@@ -14,9 +14,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/embedded"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/limiter"
@@ -515,5 +517,106 @@ func TestForeignMessageInTheJournal(t *testing.T) {
 	})
 	if d.Remaining != 254 {
 		t.Errorf("decision %+v, want 254 left: what was not answered was not charged", d)
+	}
+}
+
+// A record that no message can carry is refused, and holds up nobody else.
+func TestRecordTooLarge(t *testing.T) {
+	t.Parallel()
+	server, err := embedded.StartNATS(t.Context(), embedded.NATSOptions{
+		Dir: t.TempDir(), Addr: "127.0.0.1:0", MaxPayload: 1 << 20, Log: zap.NewNop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	nc := testenv.Connect(t, server.URL())
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	text.WriteString("version: 1\ntenants:\n  \"*\":\n    rules:\n")
+	for i := range 90 {
+		fmt.Fprintf(&text, "      - {name: r%d, limit: %d/min, key: [path, user, route, host, method, ip, gateway]}\n", i, i+1)
+	}
+	start(t, nc, func(c *limiter.Config) { c.Policy = mustParse(t, text.String()) })
+	large := fmt.Sprintf(`{"id":"%%s","user":%[1]q,"path":%[2]q,"route":%[2]q,"host":%[1]q,"method":"GET","ip":"10.0.0.1"}`,
+		strings.Repeat("\"", 1000), strings.Repeat("\"", 8000))
+	m, err := nc.Request(names.Check(0, "acme", "g"), fmt.Appendf(nil, large, "check"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Header.Get(micro.ErrorCodeHeader) != "400" || !strings.Contains(string(m.Data), "larger than one message") {
+		t.Errorf("answer %.300s, want a refusal", m.Data)
+	}
+	if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), fmt.Appendf(nil, large, "report")); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, nc, "acme", `{"id":"small","user":"42"}`)
+	testenv.Eventually(t, 5*time.Second, func() error {
+		refused := 0
+		for _, r := range limitertest.Records(t, nc) {
+			if r.Refused != nil && strings.Contains(r.Refused.Error, "larger than one message") {
+				refused++
+			}
+		}
+		if refused != 1 {
+			return fmt.Errorf("%d refused reports, want 1", refused)
+		}
+		return nil
+	})
+}
+
+// A journal that is deleted under way is made again.
+func TestJournalGone(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	start(t, nc, nil)
+	ask(t, nc, "acme", `{"user":"42"}`)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), names.JournalStream(0)); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		_, err := nc.Request(names.Check(0, "acme", "g"), []byte(`{"user":"42"}`), time.Second)
+		return err
+	})
+}
+
+// What stands in the journal and makes no sense does not keep the shard from
+// deciding.
+func TestRecoveryLeavesOutWhatMakesNoSense(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	run := start(t, nc, nil)
+	ask(t, nc, "acme", `{"user":"42"}`)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(t.Context(), js, names, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := j.Appender(1, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for _, line := range []string{"not JSON", `{"request":{"id":"x","tenant":"acme","gateway":"g"},"decision":{"verdict":"allow","rule":"r","key":"k","cost":1}}`} {
+		if _, err := a.Append(t.Context(), []byte(line+"\n"), 1, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, nc, nil)
+	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 254 {
+		t.Errorf("decision %+v, want 254 left", d)
 	}
 }

@@ -15,6 +15,9 @@ type metrics struct {
 	unsent         prometheus.Counter
 	append         prometheus.Histogram
 	appendFailures prometheus.Counter
+	unreplayed     prometheus.Counter
+	dropped        prometheus.Counter
+	lost           prometheus.Counter
 	block          prometheus.Histogram
 	windows        prometheus.Gauge
 	waiting        prometheus.Gauge
@@ -38,6 +41,12 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
 		appendFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_limiter_append_failures_total", Help: "Attempts to append a block that failed and were tried again."}),
+		unreplayed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_unreplayed_blocks_total", Help: "Blocks of the journal that could not be read back whole."}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_dropped_checks_total", Help: "Checks that found the queue full."}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_lost_blocks_total", Help: "Blocks whose decisions went out as degraded and that never came into the journal."}),
 		block: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "weir_limiter_block_records", Help: "Records in a block.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
@@ -53,7 +62,7 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_backlog_bytes", Help: "Decided and not yet in the journal."}),
 	}
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.lost, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
 	return m
 }
 

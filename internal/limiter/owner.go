@@ -20,6 +20,7 @@ type owner struct {
 	*Limiter
 	lease *lease
 
+	sub     *nats.Subscription // of the checks
 	checks  chan *nats.Msg
 	reports chan report
 
@@ -53,6 +54,9 @@ func newOwner(l *Limiter, lease *lease) *owner {
 // is journal.ErrFenced if another limiter has appended to the journal.
 func (o *owner) run(ctx context.Context) error {
 	from, err := o.recover(ctx)
+	if ctx.Err() != nil {
+		return nil // told to stop before it began
+	}
 	if err != nil {
 		return err
 	}
@@ -61,17 +65,20 @@ func (o *owner) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("take checks: %w", err)
 	}
+	o.sub = sub
 	group, inner := errgroup.WithContext(ctx)
 	stopped := make(chan struct{})
 	writes, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	context.AfterFunc(inner, func() { time.AfterFunc(drainTimeout, cancel) })
-	group.Go(func() error { return o.takeReports(inner, from.reports, from.nextReport) })
+	group.Go(func() error { return o.takeReports(inner, from) })
 	group.Go(func() error { return o.commit(writes, stopped) })
 	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
 		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
 	}
 	o.once.Do(func() { close(o.ready) })
+	o.decides.Store(true)
+	defer o.decides.Store(false)
 	o.log.Info("deciding", zap.Uint64("policy", o.config.Policy.Revision))
 
 	<-inner.Done()

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
+	"github.com/weirhq/weir/internal/policy"
 )
 
 // recoveryMargin is how much further back than the longest window the journal
@@ -19,8 +21,8 @@ const recoveryMargin = 5 * time.Minute
 
 // recovered is where a limiter goes on.
 type recovered struct {
-	reports    jetstream.Stream
-	nextReport uint64
+	reportsMade time.Time // when the reports stream was
+	nextReport  uint64
 }
 
 // recover makes the windows and the known ids again from the journal, and
@@ -60,7 +62,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	}
 	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.decider.Windows()),
 		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
-	return recovered{reports, next}, nil
+	return recovered{reports.CachedInfo().Created, next}, nil
 }
 
 // replayJournal takes over what the journal holds of the time that still
@@ -75,7 +77,11 @@ func (o *owner) replayJournal(ctx context.Context, j *journal.Journal, extent jo
 		o.reportSeq = b.ReportSeq
 		blocks++
 		records += b.Count
-		return b.Records(o.replay)
+		if err := b.Records(o.replay); err != nil { // whoever put it there: it must not keep the shard from deciding
+			o.metrics.unreplayed.Inc()
+			o.log.Error("a block that cannot be read is left out", zap.Error(err))
+		}
+		return nil
 	}
 	start := journal.Start{Time: o.config.Clock().Add(-matters)}
 	if extent.LastStored.Before(start.Time) {
@@ -94,12 +100,31 @@ func (o *owner) replay(_ int, r *events.Record) error {
 		o.last = later(o.last, r.Refused.At)
 		return nil
 	}
+	if !sound(r) {
+		return errors.New("charges out of bounds")
+	}
 	o.last = later(o.last, r.Decision.DecidedAt)
 	o.decider.Replay(r)
 	o.block.decision = events.AppendDecision(o.block.decision[:0], &r.Decision)
 	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
 	o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.block.decision})
 	return nil
+}
+
+// sound tells whether a record's charges are such as a limiter makes.
+func sound(r *events.Record) bool {
+	fits := func(cost, windowMS int64) bool {
+		return cost >= 0 && cost <= events.MaxCost && windowMS > 0 && windowMS <= policy.MaxWindow.Milliseconds()
+	}
+	if len(r.Charges) == 0 {
+		return r.Decision.Rule == "" || fits(r.Decision.Cost, r.Decision.WindowMS)
+	}
+	for i := range r.Charges {
+		if !fits(r.Charges[i].Cost, r.Charges[i].WindowMS) {
+			return false
+		}
+	}
+	return true
 }
 
 func later(a, b time.Time) time.Time {

@@ -140,3 +140,29 @@ func TestReportsStreamMadeAnew(t *testing.T) {
 		t.Errorf("the last record: %+v", all[3].Request)
 	}
 }
+
+// A reports stream that is made anew under a running limiter is read from its
+// beginning, too.
+func TestReportsStreamMadeAnewUnderway(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	report(t, js, 3, `{"id":"1"}`, `{"id":"2"}`, `{"id":"3"}`)
+	if err := js.DeleteStream(t.Context(), names.ReportsStream()); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 20*time.Second, func() error { // the limiter makes it again
+		_, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), []byte(`{"id":"4"}`), jetstream.WithMsgID("4"))
+		return err
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if n := len(limitertest.Records(t, nc)); n != 4 {
+			return fmt.Errorf("%d records, want 4", n)
+		}
+		return nil
+	})
+}
