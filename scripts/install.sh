@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what Weir needs on this machine and the machine lacks. Arguments:
 #   run    Postgres: its server programs; no cluster of the system is made
-#   test   besides, a C compiler, which go test -race needs
+#   test   besides, a C compiler, which go test -race needs, and Redis: its server
+#          program; no service of the system is started
 set -eu
 
 has_postgres() {
@@ -24,14 +25,17 @@ has_postgres || missing="postgresql"
 if [ "${1:-run}" = test ] && ! has_compiler; then
 	missing="$missing gcc libc6-dev"
 fi
+if [ "${1:-run}" = test ] && ! command -v redis-server >/dev/null; then
+	missing="$missing redis-server"
+fi
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
 	cat >&2 <<-MESSAGE
 		install.sh: missing here: $missing. Install with
-		  Fedora: sudo dnf install postgresql-server gcc
-		  Alpine: sudo apk add postgresql gcc musl-dev
-		  macOS:  brew install postgresql
+		  Fedora: sudo dnf install postgresql-server gcc redis
+		  Alpine: sudo apk add postgresql gcc musl-dev redis
+		  macOS:  brew install postgresql redis
 		and start again.
 	MESSAGE
 	exit 1
@@ -67,6 +71,17 @@ case $missing in
 		install postgresql || status=$?
 		as_root sed -i '/^create_main_cluster = false$/d' "$conf"
 		[ "$status" = 0 ] || exit "$status"
+	fi
+	;;
+esac
+policy=/usr/sbin/policy-rc.d
+case $missing in
+*redis-server*)
+	# Likewise no service: the package starts it unless this script forbids that.
+	if ! [ -e "$policy" ]; then
+		trap 'as_root rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+		as_root chmod +x "$policy"
 	fi
 	;;
 esac

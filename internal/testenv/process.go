@@ -1,6 +1,6 @@
-// Package testenv gives tests real servers and real processes: a NATS server
-// and a Postgres database of their own, and the module's programs, built. All
-// end with the test that asked for them, or with the test process at the latest.
+// Package testenv gives tests real servers and real processes: a NATS server,
+// a Postgres database and Redis servers of their own, and the module's programs,
+// built. All end with the test that asked for them, or with the test process at the latest.
 package testenv
 
 import (

@@ -2,13 +2,16 @@ package testenv_test
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/weirhq/weir/internal/testenv"
 )
@@ -72,5 +75,21 @@ func TestProcess(t *testing.T) {
 	killed.Kill()
 	if killed.Output() != "ready\n" {
 		t.Errorf("a killed program said %q", killed.Output())
+	}
+}
+
+func TestRedisAndItsCluster(t *testing.T) {
+	for name, client := range map[string]redis.UniversalClient{
+		"single":  redis.NewClient(&redis.Options{Addr: strings.TrimPrefix(testenv.Redis(t), "redis://")}),
+		"cluster": redis.NewClusterClient(&redis.ClusterOptions{Addrs: testenv.RedisCluster(t)}),
+	} {
+		for i := range 100 { // on every node
+			if n, err := client.Incr(t.Context(), fmt.Sprint("key", i)).Result(); n != 1 || err != nil {
+				t.Errorf("%s: %d, %v", name, n, err)
+			}
+		}
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
