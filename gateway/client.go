@@ -70,6 +70,9 @@ const (
 	spillSize = 10_000
 	// maxUnacked bounds the reports that are published and not yet stored.
 	maxUnacked = 4096
+	// ackTimeout bounds the wait for one report's acknowledgement: a lost one
+	// must not keep its place among maxUnacked.
+	ackTimeout = 10 * time.Second
 	// drainTimeout bounds how long Close waits for reports.
 	drainTimeout = 5 * time.Second
 )
@@ -103,6 +106,7 @@ type ticket struct{ tenant, id string }
 type waiter struct {
 	decision Decision
 	ready    chan struct{} // closed once decision is set
+	askers   int           // under the client's mu
 }
 
 // Connect makes a client on a connection, which stays the caller's. It starts
@@ -123,7 +127,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked), jetstream.WithPublishAsyncTimeout(ackTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("gateway %s: %w", config.Name, err)
 	}
@@ -173,7 +177,8 @@ func (c *Client) Overflow() int64 { return c.overflow.Load() }
 // Check asks for a decision and waits for it. Without one in time it returns
 // Config.OnError's verdict with ReasonTimeout, and the request is reported once
 // that is possible. The error tells of a request that cannot be asked about
-// (joined *FieldErrors), of ctx ended by its caller, or is ErrClosed.
+// (joined *FieldErrors), of ctx ended by its caller, whose request then is not
+// reported as let through, or is ErrClosed.
 //
 // A request without an id gets one. Asking again with the same id gives the
 // same decision and charges nothing.
@@ -184,10 +189,12 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	if r.Verdict != "" {
 		return Decision{}, &FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
 	}
-	w, err := c.wait(ticket{r.Tenant, r.ID})
+	t := ticket{r.Tenant, r.ID}
+	w, err := c.wait(t)
 	if err != nil {
 		return Decision{}, err
 	}
+	defer c.leave(t, w)
 	timer := time.NewTimer(c.config.Timeout)
 	defer timer.Stop()
 	if err := c.publishCheck(r); err != nil {
@@ -197,10 +204,14 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	case <-w.ready:
 		return w.decision, nil
 	case <-timer.C:
-		return c.undecided(r), nil
 	case <-ctx.Done():
-		c.undecided(r)
 		return Decision{}, ctx.Err()
+	}
+	select {
+	case <-w.ready: // in the last moment
+		return w.decision, nil
+	default:
+		return c.undecided(r), nil
 	}
 }
 
@@ -230,12 +241,22 @@ func (c *Client) wait(t ticket) (*waiter, error) {
 	if c.closed {
 		return nil, ErrClosed
 	}
-	if w, ok := c.waiting[t]; ok {
-		return w, nil
+	w, ok := c.waiting[t]
+	if !ok {
+		w = &waiter{ready: make(chan struct{})}
+		c.waiting[t] = w
 	}
-	w := &waiter{ready: make(chan struct{})}
-	c.waiting[t] = w
+	w.askers++
 	return w, nil
+}
+
+// leave ends one wait; the last one to leave takes the ticket along.
+func (c *Client) leave(t ticket, w *waiter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.askers--; w.askers == 0 && c.waiting[t] == w {
+		delete(c.waiting, t)
+	}
 }
 
 // decided takes a decision from the gateway's subject to those who wait.
@@ -263,7 +284,6 @@ func (c *Client) decided(m *nats.Msg) {
 func (c *Client) undecided(r Request) Decision {
 	r.Verdict, r.Reason = c.config.OnError, ReasonTimeout
 	c.mu.Lock()
-	delete(c.waiting, ticket{r.Tenant, r.ID})
 	if c.closed || len(c.spill) == cap(c.spill) {
 		c.overflow.Add(1)
 	} else {

@@ -285,3 +285,39 @@ func BenchmarkCheck(b *testing.B) {
 		}
 	})
 }
+
+// Whoever gives up does not take the decision from others who ask about the
+// same request.
+func TestOneOfManyGivesUp(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	checks, err := nc.SubscribeSync("weir.check.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, nc, gateway.Config{Timeout: 20 * time.Second})
+	patient := make(chan gateway.Decision, 1)
+	go func() {
+		d, err := c.Check(context.WithoutCancel(t.Context()), gateway.Request{ID: "one", Tenant: "acme"})
+		if err != nil {
+			t.Error(err)
+		}
+		patient <- d
+	}()
+	if _, err := checks.NextMsg(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.Check(ctx, gateway.Request{ID: "one", Tenant: "acme"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the one in a hurry: %v", err)
+	}
+	answer := events.Decision{ID: "one", Verdict: gateway.Deny, Reason: events.ReasonRule, Rule: "r", DecidedAt: time.Now()}
+	subject := events.Names{Prefix: "weir"}.Decision(gateway.Deny, "acme", "g")
+	if err := nc.Publish(subject, events.AppendDecision(nil, &answer)); err != nil {
+		t.Fatal(err)
+	}
+	if d := <-patient; d.Verdict != gateway.Deny {
+		t.Errorf("the one that waits: %+v, want the decision", d)
+	}
+}
