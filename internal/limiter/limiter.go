@@ -177,7 +177,7 @@ func (l *Limiter) term(ctx context.Context, first bool) error {
 	defer l.metrics.owner.Set(0)
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return lease.renew(inner) })
-	group.Go(func() error { return newOwner(l, lease).run(inner) })
+	group.Go(func() error { return l.decide(inner, lease) })
 	err = group.Wait()
 	lease.release(context.WithoutCancel(ctx), l.log)
 	return err

@@ -620,3 +620,49 @@ func TestRecoveryLeavesOutWhatMakesNoSense(t *testing.T) {
 		t.Errorf("decision %+v, want 254 left", d)
 	}
 }
+
+// A policy that is applied is decided under within a second, with all that was
+// counted before; one that does not parse changes nothing.
+func TestFollowsThePolicy(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const text = "version: 1\ntenants:\n  \"*\":\n    rules:\n      - {name: r, limit: 10 per %s, key: [user]}\n"
+	first, err := limiter.ApplyPolicy(t.Context(), js, names, fmt.Appendf(nil, text, "10s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClock()
+	start(t, nc, func(config *limiter.Config) { config.Policy, config.Clock = first, c.Now })
+	for range 4 {
+		ask(t, nc, "acme", `{"user":"42"}`)
+	}
+	c.Add(15 * time.Second) // beyond the window of today, within that of tomorrow
+	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 9 || d.Policy != first.Revision {
+		t.Fatalf("under the first policy: %+v", d)
+	}
+	if _, err := limiter.PutPolicy(t.Context(), js, names, []byte("version: 7"), first.Revision); err != nil {
+		t.Fatal(err)
+	}
+	second, err := limiter.ApplyPolicy(t.Context(), js, names, fmt.Appendf(nil, text, "30s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d events.Decision
+	testenv.Eventually(t, 10*time.Second, func() error {
+		m, err := nc.Request(names.Check(0, "acme", "g"), []byte(`{"user":"42","cost":0}`), time.Second)
+		if err != nil {
+			return err
+		}
+		if d, err = events.DecodeDecision(m.Data); err == nil && d.Policy != second.Revision {
+			err = fmt.Errorf("decided under revision %d", d.Policy)
+		}
+		return err
+	})
+	if d.Remaining != 5 {
+		t.Errorf("under the second policy: %+v, want 5 left of 10 in 30s", d)
+	}
+}

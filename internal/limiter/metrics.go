@@ -17,13 +17,15 @@ type metrics struct {
 	appendFailures prometheus.Counter
 	unreplayed     prometheus.Counter
 	dropped        prometheus.Counter
-	lost           prometheus.Counter
-	block          prometheus.Histogram
-	windows        prometheus.Gauge
-	waiting        prometheus.Gauge
-	owner          prometheus.Gauge
-	degraded       prometheus.Gauge
-	backlog        prometheus.Gauge
+
+	refusedPolicies prometheus.Counter
+	lost            prometheus.Counter
+	block           prometheus.Histogram
+	windows         prometheus.Gauge
+	waiting         prometheus.Gauge
+	owner           prometheus.Gauge
+	degraded        prometheus.Gauge
+	backlog         prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, number int) *metrics {
@@ -43,6 +45,8 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_append_failures_total", Help: "Attempts to append a block that failed and were tried again."}),
 		unreplayed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_limiter_unreplayed_blocks_total", Help: "Blocks of the journal that could not be read back whole."}),
+		refusedPolicies: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_refused_policies_total", Help: "Revisions of the policy that could not be decided under."}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_limiter_dropped_checks_total", Help: "Checks that found the queue full."}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
@@ -62,7 +66,7 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_backlog_bytes", Help: "Decided and not yet in the journal."}),
 	}
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.lost, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
 	return m
 }
 
