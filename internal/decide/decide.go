@@ -31,8 +31,11 @@ func New(p *policy.Policy) *Decider {
 	return &Decider{policy: p, windows: window.NewMemory()}
 }
 
-// Windows counts the windows that are in memory.
-func (d *Decider) Windows() int { return d.windows.Len() }
+// Bound sets how many bytes the windows may take; see window.Memory.Bound.
+func (d *Decider) Bound(bytes int64) { d.windows.Bound(bytes) }
+
+// Usage tells what the windows take, and what had to make room.
+func (d *Decider) Usage() window.Usage { return d.windows.Usage() }
 
 // Sweep frees windows that have run empty, looking at budget of them.
 func (d *Decider) Sweep(now time.Time, budget int) { d.windows.Sweep(now, budget) }

@@ -45,7 +45,7 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) (err error)
 		cancel()
 		err = errors.Join(err, o.caughtUp())
 	}()
-	dropped := 0
+	dropped, evicted := 0, uint64(0)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
@@ -72,7 +72,11 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) (err error)
 				return err
 			}
 			o.decider.Sweep(now, sweepBudget)
-			o.metrics.windows.Set(float64(o.decider.Windows()))
+			usage := o.decider.Usage()
+			o.metrics.windows.Set(float64(usage.Keys))
+			o.metrics.windowBytes.Set(float64(usage.Bytes))
+			o.metrics.evictedLive.Add(float64(usage.EvictedLive - evicted))
+			evicted = usage.EvictedLive
 			o.metrics.waiting.Set(float64(len(o.checks)))
 			if n, err := o.sub.Dropped(); err == nil && n > dropped {
 				o.metrics.dropped.Add(float64(n - dropped))

@@ -41,6 +41,11 @@ type Config struct {
 	Policy     *policy.Policy
 	Clock      func() time.Time // default time.Now
 
+	// WindowMax is how many bytes the windows may take; past that those charged
+	// longest ago make room, counted, and are no longer exact. Default 1 GiB,
+	// some millions of keys.
+	WindowMax int64
+
 	// DegradeAfter is how long a block may take until decisions go out, as
 	// degraded, before the journal has them; default 50ms.
 	DegradeAfter time.Duration
@@ -59,6 +64,7 @@ func DefaultConfig() Config {
 		Policy:     policy.Default(),
 		Clock:      time.Now,
 
+		WindowMax:    1 << 30,
 		DegradeAfter: 50 * time.Millisecond,
 		BacklogMax:   64 << 20,
 	}
@@ -76,6 +82,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DegradeAfter <= 0 {
 		faults = append(faults, fmt.Errorf("degrade-after: want a positive duration, found %v", c.DegradeAfter))
+	}
+	if c.WindowMax < 1<<20 {
+		faults = append(faults, fmt.Errorf("window-max: want 1048576 bytes or more, found %d", c.WindowMax))
 	}
 	if c.BacklogMax < 1 {
 		faults = append(faults, fmt.Errorf("backlog-max: want 1 byte or more, found %d", c.BacklogMax))

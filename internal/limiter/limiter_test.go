@@ -59,17 +59,24 @@ type running struct {
 // owns tells whether it holds its shard's lease, as its metrics say.
 func (r running) owns(t *testing.T) bool {
 	t.Helper()
+	return r.metric(t, "weir_limiter_owner") == 1
+}
+
+// metric returns a gauge's or a counter's value.
+func (r running) metric(t *testing.T, name string) float64 {
+	t.Helper()
 	families, err := r.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "weir_limiter_owner" {
-			return f.GetMetric()[0].GetGauge().GetValue() == 1
+		if f.GetName() == name {
+			m := f.GetMetric()[0]
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue() // one of them is nil
 		}
 	}
-	t.Fatal("no metric weir_limiter_owner")
-	return false
+	t.Fatalf("no metric %s", name)
+	return 0
 }
 
 // start runs a limiter and waits until it decides.
@@ -431,9 +438,9 @@ func TestClockThatStepsBackStandsStill(t *testing.T) {
 func TestConfigNamesEveryFault(t *testing.T) {
 	t.Parallel()
 	c := limiter.DefaultConfig()
-	c.Names.Prefix, c.Shards, c.Shard, c.JournalMax, c.JournalAge, c.DegradeAfter, c.BacklogMax = "a.b", 101, -1, -1, time.Second, 0, 0
+	c.Names.Prefix, c.Shards, c.Shard, c.JournalMax, c.JournalAge, c.DegradeAfter, c.BacklogMax, c.WindowMax = "a.b", 101, -1, -1, time.Second, 0, 0, 0
 	err := c.Validate()
-	for _, field := range []string{"prefix:", "shards:", "shard:", "journal-max:", "journal-age:", "degrade-after:", "backlog-max:"} {
+	for _, field := range []string{"prefix:", "shards:", "shard:", "journal-max:", "journal-age:", "degrade-after:", "backlog-max:", "window-max:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("error %v does not name %s", err, field)
 		}
@@ -665,4 +672,26 @@ func TestFollowsThePolicy(t *testing.T) {
 	if d.Remaining != 5 {
 		t.Errorf("under the second policy: %+v, want 5 left of 10 in 30s", d)
 	}
+}
+
+// Windows are bounded: past that those charged longest ago make room, counted.
+func TestWindowsAreBounded(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	run := start(t, nc, func(c *limiter.Config) { c.WindowMax = 1 << 20 })
+	for i := range 20_000 {
+		if err := nc.Publish(names.Check(0, "acme", "g"), fmt.Appendf(nil, `{"user":"u%d"}`, i)); err != nil {
+			t.Fatal(err)
+		}
+		if i%4000 == 3999 { // no more than the queue holds
+			ask(t, nc, "acme", `{"user":"one"}`)
+		}
+	}
+	testenv.Eventually(t, 5*time.Second, func() error {
+		bytes, evicted := run.metric(t, "weir_limiter_window_bytes"), run.metric(t, "weir_limiter_evicted_live_windows_total")
+		if bytes == 0 || bytes > 1<<20 || evicted == 0 {
+			return fmt.Errorf("%v bytes, %v evicted", bytes, evicted)
+		}
+		return nil
+	})
 }

@@ -9,6 +9,8 @@ import (
 )
 
 type metrics struct {
+	windowBytes    prometheus.Gauge
+	evictedLive    prometheus.Counter
 	decisions      *prometheus.CounterVec
 	refused        *prometheus.CounterVec
 	repeated       prometheus.Counter
@@ -56,6 +58,10 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10)}),
 		windows: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_windows", Help: "Windows in memory."}),
+		windowBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_window_bytes", Help: "About what the windows take."}),
+		evictedLive: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_evicted_live_windows_total", Help: "Windows that had to make room while they counted something: their limits began anew."}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."}),
 		owner: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -66,7 +72,7 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_backlog_bytes", Help: "Decided and not yet in the journal."}),
 	}
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.waiting, m.owner, m.degraded, m.backlog)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.windowBytes, m.evictedLive, m.waiting, m.owner, m.degraded, m.backlog)
 	return m
 }
 

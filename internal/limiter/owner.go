@@ -37,7 +37,7 @@ type owner struct {
 }
 
 func newOwner(l *Limiter, lease *lease) *owner {
-	return &owner{
+	o := &owner{
 		Limiter:  l,
 		lease:    lease,
 		checks:   make(chan *nats.Msg, maxWaiting),
@@ -47,6 +47,8 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		block:    block{max: int(l.nc.MaxPayload()) - headerRoom},
 		subjects: make(map[address]string),
 	}
+	o.decider.Bound(l.config.WindowMax)
+	return o
 }
 
 // run rebuilds the windows from the journal and decides until ctx ends; then it

@@ -60,7 +60,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.decider.Windows()),
+	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.decider.Usage().Keys),
 		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
 	return recovered{reports.CachedInfo().Created, next}, nil
 }
