@@ -72,7 +72,7 @@ tenants:
 
 func TestWrongModesAreNamed(t *testing.T) {
 	t.Parallel()
-	now := time.Now().UTC().Truncate(time.Microsecond)
+	now := time.Now().UTC().Truncate(time.Second)
 	charge := func(mode string, limit int64, denied, charged bool) events.Charge {
 		return events.Charge{Rule: fmt.Sprintf("%s%d", mode, limit), Key: "u", Limit: limit, WindowMS: 1000, Cost: 1, Denied: denied, Charged: charged, Mode: mode}
 	}
@@ -81,6 +81,14 @@ func TestWrongModesAreNamed(t *testing.T) {
 		n++
 		r := decided(fmt.Sprint("w", n), "u", now.Add(time.Duration(n)*time.Microsecond), v == events.Allow)
 		r.Charges, r.Decision.Shadow = charges, shadow
+		return r
+	}
+	renamed := func(c events.Charge, rule string, buckets int) events.Charge {
+		c.Rule, c.Buckets = rule, buckets
+		return c
+	}
+	late := func(r events.Record, at time.Duration) events.Record {
+		r.Decision.DecidedAt = now.Add(at)
 		return r
 	}
 	const s = events.ModeShadow
@@ -109,6 +117,24 @@ func TestWrongModesAreNamed(t *testing.T) {
 			"record 3: shadow rules that would have denied: want [shadow1], found [shadow6]", "record 7: in shadow: denied although there was room: rule shadow3",
 			"record 8: in shadow: charged as denied, and admitted: rule shadow3",
 		}},
+		{"of denials the newest count", []events.Record{
+			record(events.Allow, nil, renamed(charge("", 1, false, false), "r", 0), charge(s, 9, false, false)),
+			record(events.Deny, nil, renamed(charge("", 1, true, true), "r", 0), charge(s, 9, false, false)),
+			record(events.Deny, nil, renamed(charge("", 1, true, true), "r", 0), charge(s, 9, false, false)),
+			record(events.Allow, nil, renamed(charge("", 3, false, false), "r", 0), charge(s, 9, false, false)), // the limit is raised
+			record(events.Allow, nil, renamed(charge("", 3, false, false), "r", 0), charge(s, 9, false, false)),
+			record(events.Allow, nil, renamed(charge("", 3, false, false), "r", 0), charge(s, 9, false, false)), // one too many
+		}, []string{"record 5: admitted over the limit: rule r"}},
+		{"buckets", []events.Record{
+			late(record(events.Allow, nil, renamed(charge("", 1, false, false), "r", 10)), 0),
+			late(record(events.Deny, nil, renamed(charge("", 1, true, false), "r", 10)), length+100*time.Millisecond-2*time.Microsecond),
+			late(record(events.Deny, nil, renamed(charge("", 1, true, false), "r", 10)), length+100*time.Millisecond-time.Microsecond), // it has left
+		}, []string{"record 2: denied although there was room"}},
+		{"no more buckets", []events.Record{
+			late(record(events.Allow, nil, renamed(charge("", 2, false, false), "r", 10)), 0),
+			late(record(events.Allow, nil, renamed(charge("", 2, false, false), "r", 0)), 10*time.Millisecond),
+			late(record(events.Allow, nil, renamed(charge("", 2, false, false), "r", 0)), length+50*time.Millisecond),
+		}, nil},
 		{"denials count as they say", []events.Record{
 			record(events.Allow, nil, charge("", 2, false, false)),
 			record(events.Deny, nil, charge("", 2, false, true), charge("", 0, true, false)),

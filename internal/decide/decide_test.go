@@ -38,6 +38,7 @@ tenants:
         limit: 4/min
         key: [user]
         when: request.method != "PUT"
+        count_denied: true
         overrides:
           - {key: ["1"], limit: 2 per 5s, until: 2026-11-23T12:00:30Z}
           - {key: ["1"], limit: 9/min, until: 2026-11-23T12:01:00Z}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
 )
 
 func withRules(rules ...string) string {
@@ -183,6 +184,28 @@ func TestBansAndOverrides(t *testing.T) {
 		if dec := r.Decision; dec.Verdict != c.verdict || dec.Reason != c.reason || dec.Limit != c.limit || dec.RetryAfterMS != c.retryMS {
 			t.Errorf("%s at %v: %+v", c.user, c.at, dec)
 		}
+	}
+}
+
+// In buckets an admission leaves with the last of its part of the window, and
+// the record says that it was one in buckets.
+func TestBuckets(t *testing.T) {
+	t.Parallel()
+	d := decide.New(mustParse(t, withRules("name: r, limit: 1/min, key: [user], algorithm: buckets")))
+	get := events.Request{User: "42"}
+	r := check(d, 0, get)
+	if r.Decision.Verdict != events.Allow || len(r.Charges) != 1 || r.Charges[0].Buckets != policy.Buckets {
+		t.Errorf("%+v", r)
+	}
+	left := time.Minute + time.Second - time.Microsecond // a part is a second
+	if r := check(d, time.Minute, get); r.Decision.RetryAfterMS != 1000 {
+		t.Errorf("after a minute: %+v", r)
+	}
+	if r := check(d, left-time.Microsecond, get); r.Decision.Verdict != events.Deny {
+		t.Errorf("before it leaves: %+v", r)
+	}
+	if r := check(d, left, get); r.Decision.Verdict != events.Allow {
+		t.Errorf("when it has left: %+v", r)
 	}
 }
 

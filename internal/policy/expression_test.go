@@ -194,3 +194,23 @@ func TestAConditionAllocatesLittle(t *testing.T) {
 		}
 	}
 }
+
+// Nothing of one request is left for the next.
+func TestMatchesAreUsedAgain(t *testing.T) {
+	p := parse(t, withRule(goodRule+"limit: 1/s", "when: request.attrs.plan == 'gold'", "cost: request.cost + 1"))
+	var m policy.Matches
+	for i, test := range []struct {
+		r    events.Request
+		want int64
+	}{{events.Request{Attrs: `{"plan":"gold"}`}, 2}, {events.Request{Attrs: `{"plan":"tin"}`}, -1}, {events.Request{}, -1}, {events.Request{Attrs: `{"plan":"gold"}`, Cost: 6}, 7}} {
+		test.r.Tenant, test.r.User = "acme", "42"
+		p.Match(&test.r, now, &m)
+		got := int64(-1)
+		if len(m.Charges) > 0 {
+			got = m.Charges[0].Cost
+		}
+		if got != test.want {
+			t.Errorf("request %d costs %d, want %d", i, got, test.want)
+		}
+	}
+}

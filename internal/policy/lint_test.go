@@ -168,10 +168,12 @@ tenants:
           - { key: [batch], limit: 3000/min, until: 2026-12-31T00:00:00+01:00 }
           - { key: [batch, /x], limit: 7/hour }
           - { key: [friend], limit: unlimited }
+          - { key: [always], limit: 1/s }
+          - { key: [always, /x], limit: 1/day }
       - { name: host, limit: unlimited, key: [host], overrides: [{ key: [EXAMPLE.com], limit: 5/s }] }
       - { name: net, limit: 0, key: [ip/24], match: { paths: [/net] }, overrides: [{ key: [10.0.0.7], limit: 5/s }, { key: [10.1.0.0/24], limit: 6/s }] }
 `)
-	if p.LongestWindow() != time.Hour || p.Rule("acme", "two").LongestWindow() != time.Hour {
+	if p.LongestWindow() != 24*time.Hour || p.Rule("acme", "two").LongestWindow() != 24*time.Hour {
 		t.Errorf("longest window %v", p.LongestWindow())
 	}
 	day := func(d int) time.Time { return time.Date(2026, 12, d, 0, 0, 0, 0, time.UTC) }
@@ -189,6 +191,7 @@ tenants:
 		{"batch", "/x", "", "", end, "two:7/1h0m0s"},
 		{"batch", "/y", "", "", end, "two:30/10s"},
 		{"friend", "/y", "", "", now, "exempt"},
+		{"always", "/x", "", "", now, "two:1/1s"},
 		{"friend", "/y", "Example.COM", "", now, "host:5/1s"},
 		{"", "/y", "example.org", "", now, "exempt"},
 		{"", "/net", "", "10.0.0.9", now, "net:5/1s"},
@@ -254,5 +257,15 @@ defaults: { on_error: deny }
 		if m.Reason != test.reason || len(m.Charges) != test.charges || len(m.Shadow) != test.shadow {
 			t.Errorf("%+v: %+v", test, m)
 		}
+	}
+}
+
+// What a shadow rule exempts, or does not limit, is exempt in shadow only.
+func TestShadowExemptsNobody(t *testing.T) {
+	p := parse(t, section("name: a, limit: 1/s, key: [user], mode: shadow, exempt: {methods: [PUT]}", "name: b, limit: unlimited, key: [user], mode: shadow"))
+	var m policy.Matches
+	r := events.Request{Tenant: "acme", User: "u", Method: "PUT"}
+	if p.Match(&r, now, &m); m.Reason != events.ReasonNoRule || len(m.Charges)+len(m.Shadow) > 0 {
+		t.Errorf("%+v", m)
 	}
 }

@@ -98,7 +98,7 @@ func TestMatch(t *testing.T) {
 		{"paths: ['/api/**/7']", true}, {"paths: [/api/v1/users/7]", true}, {"paths: [/api/v1/users]", false},
 		{"paths: ['**']", true}, {"paths: [/x, '/**/users/[0-9]']", true}, {`paths: ['/api/v1/users/\7']`, true},
 		{"routes: ['/api/v1/users/{id}']", true}, {"routes: ['/api/v1/*/{id}']", true}, {"routes: ['/api/v1/users/{x,id}']", false},
-		{"hosts: [api.EXAMPLE.com]", true}, {"hosts: ['*.Example.com']", true}, {"hosts: [example.com]", false},
+		{"hosts: [api.EXAMPLE.com]", true}, {"hosts: ['*.Example.com']", true}, {"hosts: ['API.*.com']", true}, {"hosts: [example.com]", false},
 		{"gateways: [edge-1]", true}, {"gateways: ['edge-*']", true}, {"gateways: ['Edge-*']", false},
 		{"methods: [GET], paths: ['/api/**'], hosts: ['*']", true}, {"methods: [GET], paths: [/other]", false},
 	} {
