@@ -24,7 +24,7 @@ func TestWithoutALimiter(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := events.Names{Prefix: "edge"}
-	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.AllReports()}})
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}})
 	if err != nil {
 		t.Fatal(err)
 	}

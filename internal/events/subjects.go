@@ -46,9 +46,6 @@ func (n Names) Checks(shard int) string { return n.Prefix + ".check." + strconv.
 // Reports matches every report of a shard.
 func (n Names) Reports(shard int) string { return n.Prefix + ".report." + strconv.Itoa(shard) + ".>" }
 
-// AllReports matches every report.
-func (n Names) AllReports() string { return n.Prefix + ".report.>" }
-
 // Decisions matches every decision for one gateway.
 func (n Names) Decisions(gateway string) string { return n.Prefix + ".decision.*.*." + gateway }
 

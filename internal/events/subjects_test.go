@@ -19,7 +19,6 @@ func TestNames(t *testing.T) {
 		"weir.decision.allow.acme.edge-1":    n.Decision(events.Allow, "acme", "edge-1"),
 		"weir.check.3.>":                     n.Checks(3),
 		"weir.report.3.>":                    n.Reports(3),
-		"weir.report.>":                      n.AllReports(),
 		"weir.decision.*.*.edge-1":           n.Decisions("edge-1"),
 		"weir.decision.>":                    n.AllDecisions(),
 		"weir.journal.12":                    n.Journal(12),

@@ -24,7 +24,7 @@ func mustBus(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.AllReports()}}); err != nil {
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = nc.Subscribe(names.Checks(0), func(m *nats.Msg) {

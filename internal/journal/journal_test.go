@@ -165,7 +165,10 @@ func TestFullJournal(t *testing.T) {
 	})
 	mustAppend(t, a, line(strings.Repeat("x", 800)))
 	mustAppend(t, a, line("small"))
+	widened := make(chan struct{})
+	defer func() { <-widened }()
 	go func() {
+		defer close(widened)
 		t.Log("it has met the bound:", <-failed)
 		config.MaxBytes = 0
 		if _, err := journal.Create(context.WithoutCancel(t.Context()), js, config); err != nil {

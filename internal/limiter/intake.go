@@ -82,10 +82,14 @@ func (l *Limiter) refuse(m *nats.Msg, reason error) {
 // journal that has run empty has nothing to resume after.
 func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 	names := l.config.Names
+	subjects := make([]string, l.config.Shards) // of no other shard: nobody would decide what is acknowledged
+	for shard := range subjects {
+		subjects[shard] = names.Reports(shard)
+	}
 	stream, err := l.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        names.ReportsStream(),
 		Description: "requests that nobody waits for, until the limiter has decided them",
-		Subjects:    []string{names.AllReports()},
+		Subjects:    subjects,
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardNew,
 		MaxAge:      l.config.JournalAge / 2,

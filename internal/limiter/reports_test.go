@@ -166,3 +166,20 @@ func TestReportsStreamMadeAnewUnderway(t *testing.T) {
 		return nil
 	})
 }
+
+// A report for a shard that there is not is not acknowledged: nobody would
+// decide it.
+func TestReportToNoShard(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, nc, nil)
+	for _, subject := range []string{"weir.report.7.acme.g", "weir.report.x.acme.g", "weir.report.00.acme.g", "weir.report.0"} {
+		if ack, err := js.Publish(t.Context(), subject, []byte(`{"user":"42"}`), jetstream.WithRetryAttempts(0)); err == nil {
+			t.Errorf("%s is acknowledged: %+v", subject, ack)
+		}
+	}
+}
