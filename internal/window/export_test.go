@@ -32,9 +32,9 @@ func (t *TimedRedis) Decide(ctx context.Context, now time.Time, batch []Request)
 	return t.Redis.Decide(ctx, now, batch)
 }
 
-// LoseAnswers returns a switch of a store not used yet: while it is on, the
-// server obeys, but the connection ends before its answer is read.
-func LoseAnswers(r *Redis) *atomic.Bool {
+// LoseAnswer returns a switch of a store not used yet: once it is on, the server
+// obeys, but the connection ends before its answer is read, and it is off again.
+func LoseAnswer(r *Redis) *atomic.Bool {
 	lost := new(atomic.Bool)
 	if cluster, ok := r.client.(*redis.ClusterClient); ok {
 		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(losing{lost}) })
@@ -66,7 +66,7 @@ type losingConn struct {
 
 func (c losingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if c.lost.Load() {
+	if c.lost.CompareAndSwap(true, false) {
 		return 0, errors.Join(io.EOF, c.Close())
 	}
 	return n, err

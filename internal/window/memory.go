@@ -24,6 +24,9 @@ type Memory struct {
 	slot   int
 	claims []claim // of the request being decided, reused; its keys are not evicted
 
+	spots  []spot // of the requests to be decided next, reused
+	warmth uint64
+
 	budget int64
 	random *rand.Rand // whom to evict
 	usage  Usage
@@ -57,7 +60,7 @@ type claim struct {
 func NewMemory() *Memory {
 	return &Memory{
 		now: math.MinInt64, seed: maphash.MakeSeed(),
-		budget: math.MaxInt64, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		spots: make([]spot, 0, 4*ahead), budget: math.MaxInt64, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 }
 
@@ -82,6 +85,9 @@ func (m *Memory) Decide(_ context.Context, now time.Time, batch []Request) error
 	at := m.advance(now)
 	when := time.UnixMicro(at).UTC()
 	for i := range batch {
+		if i%ahead == 0 && len(batch) > 1 {
+			m.warm(batch[i:min(i+ahead, len(batch))])
+		}
 		batch[i].At = when
 		if batch[i].Fill {
 			m.fill(at, &batch[i])

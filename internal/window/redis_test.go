@@ -179,7 +179,15 @@ func TestRedisExpires(t *testing.T) {
 			}
 		}
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
+	// A denied request that names a longer window makes it live longer.
+	batch := []window.Request{{Charges: []window.Charge{{Key: []byte("acme\x00k"), Window: 5 * time.Second}}}}
+	if err := store.Decide(t.Context(), time.Time{}, batch); err != nil {
+		t.Fatal(err)
+	}
+	if ttl, err := server.PTTL(t.Context(), key).Result(); ttl < 4*time.Second || err != nil {
+		t.Errorf("lives for %v, %v, want about 5s", ttl, err)
+	}
+	testenv.Eventually(t, 30*time.Second, func() error {
 		if n, err := server.Exists(t.Context(), key).Result(); n != 0 || err != nil {
 			return fmt.Errorf("%d keys, %v", n, err)
 		}
