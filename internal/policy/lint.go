@@ -55,6 +55,7 @@ func (r *Rule) bans() bool {
 func (r *Rule) before(b *Rule) bool {
 	return r.Limit != Unlimited && b.Limit >= r.Limit*int64((b.Window+r.Window-1)/r.Window) &&
 		len(r.overrides)+len(b.overrides) == 0 && r.Shadow == b.Shadow && b.Buckets == 0 && !b.CountDenied &&
+		r.OnError == b.OnError &&
 		slices.EqualFunc(r.Key, b.Key, func(x, y Attribute) bool { return x.Name == y.Name }) &&
 		reflect.DeepEqual(r.match, b.match) && reflect.DeepEqual(r.exempt, b.exempt) &&
 		r.when.same(b.when) && r.cost.same(b.cost)

@@ -39,6 +39,7 @@ func TestWarnings(t *testing.T) {
 		"in shadow":                 {section(r, s+"limit: 20/min, mode: shadow"), ""},
 		"counts denied":             {section(r, s+"limit: 20/min, count_denied: true"), ""},
 		"in buckets":                {section(r, s+"limit: 20/min, algorithm: buckets"), ""},
+		"on error":                  {section(r, s+"limit: 20/min, on_error: deny"), ""},
 		"overridden":                {section(r+", overrides: [{key: [x], limit: 20/min}]", s+"limit: 15/min"), ""},
 		"never":                     {section(r + ", when: false"), "line 5, column 53: warning: when: no request meets this condition"},
 		"never, for all its words":  {section(r + ", when: 'request.user == \"x\" && 1 > 2'"), "when: no request meets"},
@@ -236,7 +237,7 @@ tenants:
 defaults: { on_error: deny }
 `)
 	a, b := p.Rule("acme", "a"), p.Rule("acme", "b")
-	if !a.Shadow || !a.CountDenied || a.OnError != events.Allow || b.Shadow || b.CountDenied || b.OnError != events.Deny || a.Buckets != 0 || b.Buckets != policy.Buckets || p.LongestWindow() <= time.Second {
+	if !a.Shadow || !a.CountDenied || a.OnError != events.Allow || b.Shadow || b.CountDenied || b.OnError != "" || a.Buckets != 0 || b.Buckets != policy.Buckets || p.LongestWindow() <= time.Second {
 		t.Errorf("%+v\n%+v", a, b)
 	}
 	for _, test := range []struct {
@@ -256,6 +257,46 @@ defaults: { on_error: deny }
 		p.Match(&test.r, now, &m)
 		if m.Reason != test.reason || len(m.Charges) != test.charges || len(m.Shadow) != test.shadow {
 			t.Errorf("%+v: %+v", test, m)
+		}
+	}
+}
+
+// Of the enforced rules that charge a request one that denies is enough; what
+// has no word of its own, or no rule at all, takes the one it is given.
+func TestOnError(t *testing.T) {
+	p := parse(t, `
+version: 1
+tenants:
+  acme:
+    rules:
+      - { name: silent, limit: 1/s, key: [user] }
+      - { name: allows, limit: 1/s, key: [ip], on_error: allow }
+      - { name: denies, limit: 1/s, key: [host], on_error: deny }
+      - { name: exempts, limit: 1/s, key: [user], on_error: deny, match: { methods: [PUT] }, exempt: { methods: [PUT] } }
+      - { name: shadow, limit: 1/s, key: [path], on_error: deny, mode: shadow }
+`)
+	const allow, deny = events.Allow, events.Deny
+	ip := request().IP
+	for _, test := range []struct {
+		r           events.Request
+		allow, deny events.Verdict // when that is what it is given
+	}{
+		{events.Request{}, allow, deny},
+		{events.Request{Path: "/"}, allow, deny},
+		{events.Request{User: "u", Path: "/"}, allow, deny},
+		{events.Request{IP: ip}, allow, allow},
+		{events.Request{User: "u", IP: ip}, allow, deny},
+		{events.Request{Host: "h"}, deny, deny},
+		{events.Request{User: "u", IP: ip, Host: "h"}, deny, deny},
+		{events.Request{Method: "PUT"}, allow, allow},
+		{events.Request{Method: "PUT", User: "u"}, allow, deny}, // exempt from one of the two that match
+		{events.Request{Method: "PUT", IP: ip}, allow, allow},
+	} {
+		test.r.Tenant = "acme"
+		var m policy.Matches
+		p.Match(&test.r, now, &m)
+		if a, d := m.OnError(allow), m.OnError(deny); a != test.allow || d != test.deny {
+			t.Errorf("%+v: %s and %s, want %s and %s", test.r, a, d, test.allow, test.deny)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"strings"
 	"time"
@@ -73,6 +74,25 @@ func (m *Matches) add(c *Charge) {
 		m.Charges = append(m.Charges, *c)
 		m.Reason = events.ReasonRule
 	}
+}
+
+// OnError returns what becomes of the request when it is not decided: it is
+// denied if a rule that charges it says so, else allowed. A rule that says
+// nothing of its own says otherwise, and so does the want of any rule. What is
+// exempt is allowed.
+func (m *Matches) OnError(otherwise events.Verdict) events.Verdict {
+	switch m.Reason {
+	case events.ReasonNoRule:
+		return otherwise
+	case events.ReasonExempt:
+		return events.Allow
+	}
+	for i := range m.Charges {
+		if cmp.Or(m.Charges[i].Rule.OnError, otherwise) == events.Deny {
+			return events.Deny
+		}
+	}
+	return events.Allow
 }
 
 // cost returns what a rule with a limit charges a request.

@@ -35,7 +35,7 @@ const everybody = "*"
 // Policy is a policy file, read.
 type Policy struct {
 	Revision uint64         // set by whoever loads it; 0 is the built-in policy
-	OnError  events.Verdict // what a gateway does without a decision
+	OnError  events.Verdict // what becomes of a request that is not decided, if no rule says
 	Timeout  time.Duration  // how long it waits for one
 
 	tenants map[string][]*Rule
@@ -54,7 +54,7 @@ type Rule struct {
 	Buckets     int            // 0 is exact, else Buckets
 	Shadow      bool           // decided and recorded, never enforced
 	CountDenied bool           // denied requests are charged too
-	OnError     events.Verdict // what a gateway does without a decision
+	OnError     events.Verdict // what becomes of a request that is not decided; empty is as the policy says
 
 	match     filter
 	exempt    filter

@@ -60,7 +60,6 @@ func (r *reader) rule(n ast.Node, s *section) *Rule {
 		{name: "count_denied", read: func(n ast.Node) { q.rule.CountDenied = r.choice(n, "count_denied", "true", "false") == "true" }},
 		{name: "on_error", read: func(n ast.Node) {
 			q.rule.OnError = events.Verdict(r.choice(n, "on_error", string(events.Allow), string(events.Deny)))
-			r.warn(n, "on_error", "a rule's own is not acted on yet: gateways follow defaults.on_error")
 		}},
 		{name: "overrides", read: func(n ast.Node) { overrides = n }},
 	}

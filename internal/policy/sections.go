@@ -27,13 +27,6 @@ func (r *reader) file(root ast.Node) {
 				r.policy.tenants[tenant] = r.tenant(section)
 			})
 		}})
-	for _, rules := range r.policy.tenants {
-		for _, rule := range rules {
-			if rule.OnError == "" {
-				rule.OnError = r.policy.OnError
-			}
-		}
-	}
 }
 
 func (r *reader) defaults(n ast.Node) {
