@@ -23,6 +23,7 @@ import (
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/window"
 	"github.com/weirhq/weir/internal/writer"
 )
 
@@ -126,7 +127,7 @@ func (s *stage) fillJournal(ctx context.Context) error {
 		return err
 	}
 	defer a.Close()
-	decider := decide.New(policy.Default())
+	decider := decide.New(policy.Default(), window.NewMemory())
 	var body []byte
 	for done := 0; done < s.rows; {
 		body = body[:0]
@@ -134,7 +135,10 @@ func (s *stage) fillJournal(ctx context.Context) error {
 		n := min(blockRecords, s.rows-done)
 		for i := range n {
 			record := events.Record{Request: request(done+i, now)}
-			decider.Check(now, &record)
+			decider.Check(&record)
+			if err := decider.Decide(ctx, now); err != nil {
+				return err
+			}
 			body = append(events.AppendRecord(body, &record), '\n')
 		}
 		if s.last, err = a.Append(ctx, body, n, 0); err != nil {

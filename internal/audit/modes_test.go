@@ -9,6 +9,7 @@ import (
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/window"
 )
 
 // What is decided by rules of every kind is as promised, with shadow rules and
@@ -37,7 +38,7 @@ tenants:
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, rng := decide.New(p), rand.New(rand.NewPCG(3, 4))
+	d, rng := decide.New(p, window.NewMemory()), rand.New(rand.NewPCG(3, 4))
 	e := newEnv(t)
 	var denied, shadowed, forced int
 	var block []events.Record
@@ -46,7 +47,10 @@ tenants:
 		r := events.Record{Request: events.Request{
 			ID: fmt.Sprint("m", n), Tenant: "acme", Gateway: "g", User: fmt.Sprint("u", rng.IntN(4)), Method: fmt.Sprint("M", rng.IntN(9)), Cost: rng.Int64N(4),
 		}}
-		d.Check(now, &r)
+		d.Check(&r)
+		if err := d.Decide(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
 		if r.Decision.Verdict == events.Deny {
 			denied++
 		}

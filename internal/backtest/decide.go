@@ -12,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/window"
 )
 
 // Decide decides all requests in the order of their times, equal ones in the
@@ -58,7 +59,7 @@ func (b *Backtest) nothing() error {
 
 // decide decides every request and counts what becomes of it.
 func (b *Backtest) decide(ctx context.Context, report *Report) error {
-	decider := decide.New(b.policy)
+	decider := decide.New(b.policy, window.NewMemory())
 	for i, a := range b.arrivals {
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -66,7 +67,10 @@ func (b *Backtest) decide(ctx context.Context, report *Report) error {
 		g := &b.groups[a.group]
 		record := events.Record{Request: events.Request{Tenant: b.tenant, Time: instant(a.at)}}
 		m := policy.Matches{Charges: g.charges[:g.enforced], Shadow: g.charges[g.enforced:], Reason: g.reason}
-		decider.CheckMatched(record.Request.Time, &m, &record)
+		decider.Matched(&m, &record)
+		if err := decider.Decide(ctx, record.Request.Time); err != nil {
+			return err
+		}
 		switch {
 		case record.Decision.Reason == events.ReasonExempt:
 			report.Exempt++

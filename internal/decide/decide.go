@@ -1,7 +1,7 @@
-// Package decide turns requests into decisions: it matches a request against
-// the policy, charges the windows of the rules that apply, and words what came
-// of it. The limiter and the offline backtest both decide here. It is pure:
-// time is an argument.
+// Package decide turns requests into decisions: it matches them against the
+// policy, charges the windows of the rules that apply, and words what came of
+// it. The limiter and the offline backtest both decide here. It is pure: time
+// is an argument.
 package decide
 
 import (
@@ -13,57 +13,62 @@ import (
 	"github.com/weirhq/weir/internal/window"
 )
 
-// Decider decides requests one after another. It is for one goroutine.
+// Windows is where a decider makes its charges: a store of package window.
+type Windows interface {
+	// Decide decides the requests of a batch in order and charges those that
+	// are admitted. After an error those are decided whose At is set.
+	Decide(ctx context.Context, now time.Time, batch []window.Request) error
+}
+
+// Decider decides requests, a batch at a time: Check, Report and Matched add to
+// the batch, and Decide decides it. It is for one goroutine.
 type Decider struct {
 	policy  *policy.Policy
-	windows *window.Memory
+	windows Windows
 
-	matches  policy.Matches    // of the request under way, like what follows
-	charges  []*policy.Charge  // the enforced ones first
-	enforced int               // how many of them
-	asked    []window.Charge   // parallel to charges
-	batch    [2]window.Request // of what is enforced, and of what is not
-	keys     []byte            // the windows' names
+	items []item           // of the batch under way; those beyond it are kept for their memory
+	batch []window.Request // of all items
+	keys  []byte           // the windows' names
 }
 
-// New returns a decider over a policy, with empty windows.
-func New(p *policy.Policy) *Decider {
-	return &Decider{policy: p, windows: window.NewMemory()}
+// item is a request that is being decided.
+type item struct {
+	record  *events.Record
+	act     act
+	matches *policy.Matches // own, or a caller's
+	own     policy.Matches
+
+	charges  []*policy.Charge // the enforced ones first
+	enforced int              // how many of them
+	asked    []window.Charge  // parallel to charges
+	at       int              // of the batch's requests its first: of what is enforced, then of what is not
 }
 
-// Bound sets how many bytes the windows may take; see window.Memory.Bound.
-func (d *Decider) Bound(bytes int64) { d.windows.Bound(bytes) }
+// act says what an item is, and then what is to be done with it.
+type act int
 
-// Usage tells what the windows take, and what had to make room.
-func (d *Decider) Usage() window.Usage { return d.windows.Usage() }
+const (
+	check   act = iota
+	matched     // a check whose matches are known
+	report      // as its gateway's verdict says, if it has one
+	charged     // a report of what is charged already
+	fill        // charges as far as there is room
+	done        // nothing is to be charged
+)
 
-// Sweep frees windows that have run empty, looking at budget of them.
-func (d *Decider) Sweep(now time.Time, budget int) { d.windows.Sweep(now, budget) }
-
-// Check decides r.Request, which nobody has acted on yet, and fills in the
-// rest of the record.
-func (d *Decider) Check(now time.Time, r *events.Record) {
-	d.policy.Match(&r.Request, now, &d.matches)
-	d.CheckMatched(now, &d.matches, r)
+// New returns a decider over a policy that charges the given windows.
+func New(p *policy.Policy, w Windows) *Decider {
+	return &Decider{policy: p, windows: w}
 }
 
-// CheckMatched is Check of a request that is known to match what m says.
-func (d *Decider) CheckMatched(now time.Time, m *policy.Matches, r *events.Record) {
-	r.Decision = d.decision(now, r)
-	r.Decision.Reason = m.Reason
-	d.ask(r.Request.Tenant, m.Charges, m.Shadow)
-	if len(d.asked) == 0 {
-		return
-	}
-	d.charge(now, false)
-	if !d.batch[0].Admitted {
-		r.Decision.Verdict = events.Deny
-	}
-	d.word(now, r)
-}
+// Check adds a request that nobody has acted on yet. The record is the
+// caller's; Decide fills in what is missing of it.
+func (d *Decider) Check(r *events.Record) { d.add(r, check) }
 
-// Report decides r.Request, which reached its gateway at Request.Time, and
-// fills in the rest of the record:
+// Matched is Check of a request that is known to match what m says.
+func (d *Decider) Matched(m *policy.Matches, r *events.Record) { d.add(r, matched).matches = m }
+
+// Report adds a request that reached its gateway at Request.Time:
 //
 //   - one without a verdict is decided like a check, but if it is older than the
 //     windows that it would charge it charges nothing;
@@ -73,34 +78,75 @@ func (d *Decider) CheckMatched(now time.Time, m *policy.Matches, r *events.Recor
 //
 // In what a gateway did shadow rules have no say, nor those that count denied
 // requests.
-func (d *Decider) Report(now time.Time, r *events.Record, charged bool) {
+func (d *Decider) Report(r *events.Record, isCharged bool) {
+	as := report
+	if isCharged && r.Request.Verdict != "" {
+		as = charged
+	}
+	d.add(r, as)
+}
+
+func (d *Decider) add(r *events.Record, as act) *item {
+	if len(d.items) == cap(d.items) {
+		d.items = append(d.items, item{})
+	} else {
+		d.items = d.items[:len(d.items)+1]
+	}
+	it := &d.items[len(d.items)-1]
+	it.record, it.act, it.matches = r, as, &it.own
+	return it
+}
+
+// Decide decides what was added, in order, at an instant or by the windows' own
+// clock. When the windows fail, the requests that would have been charged are
+// decided by what their rules say on errors, with ReasonUnavailable, and charge
+// nothing; the error is the windows'.
+func (d *Decider) Decide(ctx context.Context, now time.Time) error {
+	d.batch, d.keys = d.batch[:0], d.keys[:0]
+	for i := range d.items {
+		d.prepare(now, &d.items[i])
+	}
+	var err error
+	if len(d.batch) > 0 {
+		err = d.windows.Decide(ctx, now, d.batch)
+	}
+	for i := range d.items {
+		d.conclude(&d.items[i])
+	}
+	d.items = d.items[:0]
+	return err
+}
+
+// prepare finds out what an item charges.
+func (d *Decider) prepare(now time.Time, it *item) {
+	r := it.record
+	it.charges, it.asked, it.enforced = it.charges[:0], it.asked[:0], 0
+	r.Decision = events.Decision{
+		ID: r.Request.ID, Verdict: events.Allow, Cost: r.Request.Units(), Policy: d.policy.Revision, DecidedAt: now,
+	}
+	acts := r.Request.Verdict
+	if it.act == report && acts == events.Deny {
+		it.act = charged
+	}
 	switch {
-	case r.Request.Verdict == "":
-		d.policy.Match(&r.Request, now, &d.matches)
-		if d.late(now, &r.Request) {
-			r.Decision = d.decision(now, r)
-			r.Decision.Reason = events.ReasonLate
-			return
-		}
-		d.CheckMatched(now, &d.matches, r)
-	case r.Request.Verdict == events.Deny || charged:
-		r.Decision = d.decision(now, r)
+	case it.act == charged:
 		r.Decision.Verdict, r.Decision.Reason = acted(&r.Request)
 		r.Decision.Cost = 0
+		return
+	case it.act != matched:
+		d.policy.Match(&r.Request, now, it.matches)
+	}
+	r.Decision.Reason = it.matches.Reason
+	switch {
+	case it.act == report && acts == "" && late(now, &r.Request, it.matches):
+		r.Decision.Reason = events.ReasonLate
+	case it.act == report && acts != "":
+		it.act = fill
+		r.Decision.Cost = 0
+		r.Decision.Verdict, r.Decision.Reason = acted(&r.Request)
+		d.ask(it, it.matches.Charges, nil)
 	default:
-		d.policy.Match(&r.Request, now, &d.matches)
-		r.Decision = d.decision(now, r)
-		d.ask(r.Request.Tenant, d.matches.Charges, nil)
-		d.charge(now, true)
-		for i := range d.asked {
-			c := &d.asked[i]
-			c.Cost, c.Fits, c.RetryAfter = c.Charged, true, 0 // it was let through
-		}
-		r.Decision.Cost = 0
-		if len(d.asked) > 0 {
-			d.word(now, r)
-		}
-		r.Decision.Verdict, r.Decision.Reason = acted(&r.Request)
+		d.ask(it, it.matches.Charges, it.matches.Shadow)
 	}
 }
 
@@ -116,50 +162,67 @@ func acted(r *events.Request) (events.Verdict, events.Reason) {
 }
 
 // late tells whether a report is older than every window it would charge.
-func (d *Decider) late(now time.Time, r *events.Request) bool {
+func late(now time.Time, r *events.Request, m *policy.Matches) bool {
 	if r.Time.IsZero() {
 		return false
 	}
 	age := now.Sub(r.Time)
-	for _, list := range [][]policy.Charge{d.matches.Charges, d.matches.Shadow} {
+	for _, list := range [][]policy.Charge{m.Charges, m.Shadow} {
 		for i := range list {
 			if age <= list[i].Window {
 				return false
 			}
 		}
 	}
-	return len(d.matches.Charges)+len(d.matches.Shadow) > 0
+	return len(m.Charges)+len(m.Shadow) > 0
 }
 
-// ask prepares charges for the windows.
-func (d *Decider) ask(tenant string, enforced, shadow []policy.Charge) {
-	d.keys, d.charges, d.asked, d.enforced = d.keys[:0], d.charges[:0], d.asked[:0], len(enforced)
+// ask adds an item's charges to the batch.
+func (d *Decider) ask(it *item, enforced, shadow []policy.Charge) {
+	it.enforced, it.at = len(enforced), len(d.batch)
 	for _, list := range [][]policy.Charge{enforced, shadow} {
 		for i := range list {
 			c := &list[i]
 			from := len(d.keys)
-			d.keys = appendKey(d.keys, tenant, c.Rule.Name, c.Key)
-			d.charges = append(d.charges, c)
-			d.asked = append(d.asked, window.Charge{
+			d.keys = appendKey(d.keys, it.record.Request.Tenant, c.Rule.Name, c.Key)
+			it.charges = append(it.charges, c)
+			it.asked = append(it.asked, window.Charge{
 				Key: d.keys[from:], Cost: c.Cost, Limit: c.Limit, Window: c.Window, Keep: c.Keep,
 				Buckets: c.Rule.Buckets, CountDenied: c.Rule.CountDenied,
 			})
 		}
 	}
-}
-
-// charge decides the charges that are asked for, or fills the windows with them.
-func (d *Decider) charge(now time.Time, fill bool) {
-	d.batch[0] = window.Request{Charges: d.asked[:d.enforced], Fill: fill}
-	d.batch[1] = window.Request{Charges: d.asked[d.enforced:]}
-	_ = d.windows.Decide(context.Background(), now, d.batch[:]) // memory does not fail
-}
-
-func (d *Decider) decision(now time.Time, r *events.Record) events.Decision {
-	return events.Decision{
-		ID: r.Request.ID, Verdict: events.Allow, Cost: r.Request.Units(),
-		Policy: d.policy.Revision, DecidedAt: now,
+	if it.enforced > 0 {
+		d.batch = append(d.batch, window.Request{Charges: it.asked[:it.enforced], Fill: it.act == fill})
 	}
+	if it.enforced < len(it.asked) {
+		d.batch = append(d.batch, window.Request{Charges: it.asked[it.enforced:]})
+	}
+}
+
+// conclude turns what became of an item's charges into a decision.
+func (d *Decider) conclude(it *item) {
+	if len(it.asked) == 0 {
+		return
+	}
+	r := it.record
+	asked := d.batch[it.at]
+	if asked.At.IsZero() {
+		if it.enforced > 0 && it.act != fill { // else nothing is enforced, or its gateway has decided
+			r.Decision.Verdict, r.Decision.Reason = it.matches.OnError(d.policy.OnError), events.ReasonUnavailable
+		}
+		return
+	}
+	r.Decision.DecidedAt = asked.At
+	if it.act == fill {
+		for i := range it.asked {
+			c := &it.asked[i]
+			c.Cost, c.Fits, c.RetryAfter = c.Charged, true, 0 // it was let through
+		}
+	} else if it.enforced > 0 && !asked.Admitted {
+		r.Decision.Verdict = events.Deny
+	}
+	d.word(it)
 }
 
 // appendKey appends a window's name. None of its parts holds a NUL.

@@ -1,6 +1,7 @@
 package decide_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/window"
 )
 
 const threeRules = `
@@ -61,15 +63,23 @@ var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func check(d *decide.Decider, at time.Duration, r events.Request) events.Record {
 	r.Tenant, r.Gateway = "acme", "g"
 	record := events.Record{Request: r}
-	d.Check(start.Add(at), &record)
+	d.Check(&record)
+	decideAt(d, at)
 	return record
+}
+
+// decideAt decides the batch; memory does not fail.
+func decideAt(d *decide.Decider, at time.Duration) {
+	if err := d.Decide(context.Background(), start.Add(at)); err != nil {
+		panic(err)
+	}
 }
 
 // The decision names the rule with the least left, of a denial the one that
 // takes longest; the record lists all that matched.
 func TestTheRuleThatBinds(t *testing.T) {
 	t.Parallel()
-	d := decide.New(mustParse(t, threeRules))
+	d := decide.New(mustParse(t, threeRules), window.NewMemory())
 	get := events.Request{ID: "1", User: "42", Method: "GET"}
 	for i := range 3 {
 		r := check(d, 0, get)
@@ -113,7 +123,7 @@ func TestReplayIsTheSame(t *testing.T) {
 	policies := map[string]*policy.Policy{"three rules": mustParse(t, threeRules), "every mode": mustParse(t, everyMode)}
 	rapid.Check(t, func(t *rapid.T) {
 		p := policies[rapid.SampledFrom([]string{"three rules", "every mode"}).Draw(t, "policy")]
-		first := decide.New(p)
+		first := decide.New(p, window.NewMemory())
 		var records []events.Record
 		var at time.Duration
 		step := func(d *decide.Decider, n int) events.Record {
@@ -126,17 +136,18 @@ func TestReplayIsTheSame(t *testing.T) {
 			}}
 			if rapid.Bool().Draw(t, "is report") {
 				r.Request.Verdict = rapid.SampledFrom([]events.Verdict{"", events.Allow, events.Deny}).Draw(t, "verdict")
-				d.Report(start.Add(at), &r, rapid.Bool().Draw(t, "charged"))
+				d.Report(&r, rapid.Bool().Draw(t, "charged"))
 			} else {
-				d.Check(start.Add(at), &r)
+				d.Check(&r)
 			}
+			decideAt(d, at)
 			return r
 		}
 		n := rapid.IntRange(1, 60).Draw(t, "requests")
 		for i := range n {
 			records = append(records, step(first, i))
 		}
-		second := decide.New(p)
+		second := decide.New(p, window.NewMemory())
 		for i := range records {
 			second.Replay(&records[i])
 		}
@@ -148,7 +159,8 @@ func TestReplayIsTheSame(t *testing.T) {
 				second.Replay(&r) // whether it was charged already is the limiter's to say
 				continue
 			}
-			second.Check(start.Add(at), &again)
+			second.Check(&again)
+			decideAt(second, at)
 			if a, b := events.AppendRecord(nil, &again), events.AppendRecord(nil, &r); string(a) != string(b) {
 				t.Fatalf("after %v, at %v: replayed\n%s, first\n%s", was, at, a, b)
 			}
@@ -179,10 +191,11 @@ func TestReports(t *testing.T) {
 		{"denied for want of a decision", events.Request{Verdict: events.Deny, Reason: events.ReasonTimeout}, false, events.Deny, events.ReasonTimeout, 0, 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := decide.New(p)
+			d := decide.New(p, window.NewMemory())
 			r := events.Record{Request: c.request}
 			r.Request.Tenant, r.Request.User = "acme", "42"
-			d.Report(start, &r, c.charged)
+			d.Report(&r, c.charged)
+			decideAt(d, 0)
 			if r.Decision.Verdict != c.verdict || r.Decision.Reason != c.reason {
 				t.Errorf("decision %+v, want %s for %s", r.Decision, c.verdict, c.reason)
 			}
@@ -203,20 +216,28 @@ func TestReports(t *testing.T) {
 func BenchmarkCheck(b *testing.B) {
 	for _, keys := range []int{1, 10_000} {
 		b.Run(fmt.Sprint(keys, " keys"), func(b *testing.B) {
-			d := decide.New(policy.Default())
 			users := make([]string, keys)
 			for i := range users {
 				users[i] = fmt.Sprint("user-", i)
 			}
-			now, i := start, 0
-			b.ReportAllocs()
-			for b.Loop() {
-				r := events.Record{Request: events.Request{ID: "1", Tenant: "acme", Gateway: "g", User: users[i%keys], Method: "GET", Path: "/api/order/history/"}}
-				now = now.Add(time.Microsecond)
-				d.Check(now, &r)
-				i++
-			}
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
+			benchmark(b, decide.New(policy.Default(), window.NewMemory()), time.Microsecond, func(i int) string { return users[i%keys] })
 		})
 	}
+}
+
+// benchmark measures decisions in blocks of 64.
+func benchmark(b *testing.B, d *decide.Decider, apart time.Duration, user func(i int) string) {
+	var block [64]events.Record
+	now, i := start, 0
+	b.ReportAllocs()
+	for b.Loop() {
+		r := &block[i%len(block)]
+		*r = events.Record{Request: events.Request{ID: "1", Tenant: "acme", Gateway: "g", User: user(i), Method: "GET", Path: "/api/order/history/"}}
+		d.Check(r)
+		if i++; i%len(block) == 0 {
+			now = now.Add(apart)
+			_ = d.Decide(b.Context(), now)
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
 }

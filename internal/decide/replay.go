@@ -8,9 +8,9 @@ import (
 )
 
 // Replay makes the charges that a record of the journal says were made, so
-// that windows are again what they were.
+// that windows in memory are again what they were. Others know it already.
 func (d *Decider) Replay(r *events.Record) {
-	if r.Refused != nil {
+	if _, ok := d.windows.(*window.Memory); !ok || r.Refused != nil {
 		return
 	}
 	allowed := r.Decision.Verdict == events.Allow
@@ -40,7 +40,7 @@ func (d *Decider) replay(r *events.Record, c *events.Charge) {
 		keep = today.LongestWindow()
 	}
 	d.keys = appendKey(d.keys[:0], r.Request.Tenant, c.Rule, c.Key)
-	d.windows.Admit(r.Decision.DecidedAt, window.Charge{
+	d.windows.(*window.Memory).Admit(r.Decision.DecidedAt, window.Charge{
 		Key: d.keys, Cost: c.Cost, Limit: c.Limit, Window: time.Duration(c.WindowMS) * time.Millisecond,
 		Keep: keep, Buckets: c.Buckets, CountDenied: c.Charged,
 	})

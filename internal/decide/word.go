@@ -7,78 +7,77 @@ import (
 	"github.com/weirhq/weir/internal/window"
 )
 
-// word puts into the decision the rule that bound: of a denial the one that
-// takes longest to have room, else the one with the least left; and the shadow
-// rules that would have denied. A record lists all charges unless the decision
-// says it all.
-func (d *Decider) word(now time.Time, r *events.Record) {
-	for i := range d.asked {
-		d.outlive(now, i)
+// word puts into an item's decision the rule that bound: of a denial the one
+// that takes longest to have room, else the one with the least left; and the
+// shadow rules that would have denied. A record lists all charges unless the
+// decision says it all.
+func (d *Decider) word(it *item) {
+	r := it.record
+	for i := range it.asked {
+		it.outlive(i)
 	}
-	if d.enforced > 0 {
-		d.wordBound(&r.Decision)
+	if it.enforced > 0 {
+		it.wordBound()
 	}
-	for i := d.enforced; i < len(d.asked); i++ {
-		if !d.asked[i].Fits {
-			r.Decision.Shadow = append(r.Decision.Shadow, d.charges[i].Rule.Name)
+	for i := it.enforced; i < len(it.asked); i++ {
+		if !it.asked[i].Fits {
+			r.Decision.Shadow = append(r.Decision.Shadow, it.charges[i].Rule.Name)
 		}
 	}
-	if len(d.asked) == 1 && d.enforced == 1 && d.plain(0) {
+	if len(it.asked) == 1 && it.enforced == 1 && it.asked[0].Buckets == 0 && !d.counted(it, 0) {
 		return
 	}
-	r.Charges = make([]events.Charge, len(d.asked))
-	for i := range d.asked {
-		c, m := &d.asked[i], d.charges[i]
+	r.Charges = make([]events.Charge, len(it.asked))
+	for i := range it.asked {
+		c, m := &it.asked[i], it.charges[i]
 		r.Charges[i] = events.Charge{
 			Rule: m.Rule.Name, Key: m.Key, Limit: c.Limit, WindowMS: c.Window.Milliseconds(), Buckets: c.Buckets,
-			Cost: c.Cost, Remaining: c.Remaining, Denied: !c.Fits, Charged: d.counted(i),
+			Cost: c.Cost, Remaining: c.Remaining, Denied: !c.Fits, Charged: d.counted(it, i),
 		}
 		if !c.Fits {
 			r.Charges[i].RetryAfterMS = ceilMS(c.RetryAfter)
 		}
-		if i >= d.enforced {
+		if i >= it.enforced {
 			r.Charges[i].Mode = events.ModeShadow
 		}
 	}
 }
 
-// plain tells whether a decision says all that there is of a charge.
-func (d *Decider) plain(i int) bool { return d.asked[i].Buckets == 0 && !d.counted(i) }
-
 // counted tells whether a charge was made although not all of its mode were.
-func (d *Decider) counted(i int) bool {
-	mode := 0
-	if i >= d.enforced {
-		mode = 1
+func (d *Decider) counted(it *item, i int) bool {
+	asked := &d.batch[it.at]
+	if it.enforced > 0 && i >= it.enforced {
+		asked = &d.batch[it.at+1]
 	}
-	return d.asked[i].Charged > 0 && !d.batch[mode].Fill && !d.batch[mode].Admitted
+	return it.asked[i].Charged > 0 && !asked.Fill && !asked.Admitted
 }
 
 // outlive makes the end of an override the time to come back, of a charge that
 // never fits under it.
-func (d *Decider) outlive(now time.Time, i int) {
-	c, until := &d.asked[i], d.charges[i].Until
+func (it *item) outlive(i int) {
+	c, until := &it.asked[i], it.charges[i].Until
 	if !c.Fits && c.RetryAfter == window.Never && !until.IsZero() {
-		c.RetryAfter = until.Sub(now)
+		c.RetryAfter = until.Sub(it.record.Decision.DecidedAt)
 	}
 }
 
-func (d *Decider) wordBound(dec *events.Decision) {
+func (it *item) wordBound() {
 	bound := 0
-	for i := range d.enforced {
-		if tighter(&d.asked[i], &d.asked[bound]) {
+	for i := range it.enforced {
+		if tighter(&it.asked[i], &it.asked[bound]) {
 			bound = i
 		}
 	}
-	c, m := &d.asked[bound], d.charges[bound]
+	c, m := &it.asked[bound], it.charges[bound]
+	dec := &it.record.Decision
 	dec.Rule, dec.Key = m.Rule.Name, m.Key
 	dec.Limit, dec.WindowMS = c.Limit, c.Window.Milliseconds()
 	dec.Remaining, dec.ResetMS = c.Remaining, ceilMS(c.Reset)
 	dec.Cost = c.Cost
 	wait := c.RetryAfter
-	for i := range d.enforced { // one that had room may be full by now, of denied requests
+	for i := range it.enforced { // one that had room may be full by now, of denied requests
 		if wait != window.Never {
-			wait = max(wait, d.asked[i].RetryAfter)
+			wait = max(wait, it.asked[i].RetryAfter)
 		}
 	}
 	dec.RetryAfterMS = ceilMS(wait)

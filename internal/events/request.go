@@ -27,6 +27,10 @@ const (
 	ReasonLocal   Reason = "local"   // the gateway denied it itself, from a remembered denial
 	ReasonTimeout Reason = "timeout" // no decision came in time; on_error spoke
 	ReasonLate    Reason = "late"    // a report more than a window old; charges nothing
+
+	// ReasonUnavailable says that the windows could not be asked: the rules'
+	// on_error spoke, and nothing is charged.
+	ReasonUnavailable Reason = "unavailable"
 )
 
 // Request is one API request, as a gateway publishes it: a check or a report.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -33,39 +34,61 @@ const (
 	// minGap keeps a shard below 10,000 blocks a second, so that the block
 	// digits of ids cannot wrap within one.
 	minGap = 105 * time.Microsecond
-	// appendTimeout is how long one attempt waits for its acknowledgement.
+	// appendTimeout is how long blocks under way may take until they are sent
+	// again.
 	appendTimeout = 5 * time.Second
-	// maxAcks bounds acknowledgements of attempts that were given up.
+	// settleTimeout bounds the questions to the server after a refusal.
+	settleTimeout = time.Second
+	// underWay is how many blocks are sent ahead of the acknowledgement of the
+	// first: enough to hide the way there and back.
+	underWay = 4
+	// maxAcks bounds acknowledgements that nobody has taken yet, also those of
+	// attempts that were given up.
 	maxAcks = 64
 )
 
-// Appender appends blocks as one owner. It is for one goroutine.
+// Appender appends blocks as one owner, in order. Some are under way at a time:
+// each expects to follow the one before, so that none can be stored without it.
 //
-// It waits for acknowledgements on a channel of its own: the client's request
-// and its JetStream publish pass them through a goroutine in between, which is
-// a tenth of what an append takes.
+// It is for one goroutine, which Sends blocks, hands it what comes from Acks,
+// and calls Retry when Due. Acknowledgements come on a channel of its own: the
+// client's request and its JetStream publish pass them through a goroutine in
+// between, which is a tenth of what an append takes.
 type Appender struct {
 	journal *Journal
 	owner   string
-	last    uint64    // sequence of the last block
-	sent    time.Time // when the last block was sent
+	last    uint64    // sequence of the last block stored
+	sent    time.Time // when the last one was sent
 	failed  func(error)
 
-	acks     chan *nats.Msg
-	inbox    string // each attempt's reply subject is below it
-	attempts int
-	sub      *nats.Subscription
+	queue   []pending // blocks that are not stored, the next one first
+	ahead   int       // how many of them are under way
+	again   backoff.BackOff
+	due     *time.Timer // of Retry: no acknowledgement has come, or a pause is over
+	acks    chan *nats.Msg
+	inbox   string // the reply subject of each block of each attempt is below it
+	attempt int    // counts the times that sending began anew
+	sub     *nats.Subscription
+}
+
+// pending is a block to be stored.
+type pending struct {
+	body      []byte
+	count     int
+	reportSeq uint64
 }
 
 // Appender returns an appender that goes on after the block with sequence
 // last; the caller must Close it. failed is told of each attempt that failed
 // and is tried again.
 func (j *Journal) Appender(last uint64, failed func(error)) (*Appender, error) {
-	a := &Appender{journal: j, owner: nuid.Next(), last: last, failed: failed, acks: make(chan *nats.Msg, maxAcks)}
+	a := &Appender{journal: j, owner: nuid.Next(), last: last, failed: failed, acks: make(chan *nats.Msg, maxAcks),
+		due: time.NewTimer(appendTimeout), again: newBackOff()}
+	a.due.Stop()
 	nc := j.js.Conn()
 	a.inbox = nc.NewRespInbox()
 	var err error
-	if a.sub, err = nc.ChanSubscribe(a.inbox+".*", a.acks); err != nil {
+	if a.sub, err = nc.ChanSubscribe(a.inbox+".*.*", a.acks); err != nil {
 		return nil, fmt.Errorf("append to the journal of shard %d: %w", j.config.Shard, err)
 	}
 	return a, nil
@@ -73,77 +96,179 @@ func (j *Journal) Appender(last uint64, failed func(error)) (*Appender, error) {
 
 // Close ends the wait for acknowledgements.
 func (a *Appender) Close() {
+	a.due.Stop()
 	_ = a.sub.Unsubscribe() // fails only if the connection is closed
 }
 
-// Append stores a block of count records, one a line, and returns its
-// sequence. reportSeq is the sequence of the last report applied up to its end.
-// It tries until the block is stored, ctx ends, or the error is ErrFenced or
-// ErrGone. The body may be reused afterwards.
-func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
-	for time.Since(a.sent) < minGap {
-		runtime.Gosched() // a sleep this short takes a millisecond
-	}
-	a.sent = time.Now()
-	msg := &nats.Msg{Subject: a.journal.subject, Data: body, Header: nats.Header{
-		headerCount:  {strconv.Itoa(count)},
-		headerOwner:  {a.owner},
-		headerReport: {strconv.FormatUint(reportSeq, 10)},
+// Last returns the sequence of the last block that is stored.
+func (a *Appender) Last() uint64 { return a.last }
 
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(a.last, 10)},
-	}}
-	attempt := func() error {
-		err := a.try(ctx, msg)
-		if errors.Is(err, ErrFenced) {
-			return backoff.Permanent(err)
+// Send takes a block of count records, one a line, to be stored after those
+// before it, and sends it unless too many are under way. reportSeq is the
+// sequence of the last report applied up to its end. The body must stay as it
+// is until the block is stored.
+func (a *Appender) Send(body []byte, count int, reportSeq uint64) {
+	a.queue = append(a.queue, pending{body, count, reportSeq})
+	if len(a.queue) == 1 {
+		a.begin()
+	} else if a.ahead > 0 { // else it waits for an attempt to begin anew
+		a.publish()
+	}
+}
+
+// Acks is where acknowledgements come, each to be handed to Take.
+func (a *Appender) Acks() <-chan *nats.Msg { return a.acks }
+
+// Due is when to call Retry.
+func (a *Appender) Due() <-chan time.Time { return a.due.C }
+
+// Take reads an acknowledgement and returns how many blocks are stored by it.
+// The error is ErrFenced or ErrGone; of any other the blocks are sent again.
+func (a *Appender) Take(ctx context.Context, m *nats.Msg) (stored int, err error) {
+	attempt, seq, ok := a.parse(m.Subject)
+	if !ok || attempt != a.attempt || seq <= a.last {
+		return 0, nil // of an attempt that was given up
+	}
+	switch err := a.acknowledged(ctx, m); {
+	case errors.Is(err, errRefused):
+		if err := a.settle(ctx); errors.Is(err, ErrFenced) {
+			return 0, a.named(err)
+		} else if err != nil {
+			a.pause(err)
+			return 0, nil
 		}
-		return err
+		a.advance(1)
+		a.begin() // what was under way behind it was refused as well, perhaps
+		return 1, nil
+	case errors.Is(err, ErrGone):
+		return 0, a.named(err)
+	case err != nil:
+		a.pause(err)
+		return 0, nil
 	}
-	again := func(err error, _ time.Duration) { a.failed(err) }
-	err := backoff.RetryNotify(attempt, backoff.WithContext(newBackOff(), ctx), again)
-	if err != nil {
-		return 0, fmt.Errorf("append block %d: %w", a.last+1, err)
+	stored = int(seq - a.last) // none is stored without those before it
+	a.advance(stored)
+	a.ahead -= stored
+	a.publish()
+	return stored, nil
+}
+
+func (a *Appender) named(err error) error { return fmt.Errorf("append block %d: %w", a.last+1, err) }
+
+// advance takes note that the next n blocks are stored.
+func (a *Appender) advance(n int) {
+	a.last += uint64(n)
+	clear(a.queue[:n])
+	a.queue = a.queue[n:]
+	a.again.Reset()
+	if len(a.queue) == 0 {
+		a.queue = nil // its memory moves on with each block
+		a.due.Stop()
+	} else {
+		a.due.Reset(appendTimeout)
 	}
-	a.last++
-	return a.last, nil
+}
+
+// Retry sends again what is not stored.
+func (a *Appender) Retry() {
+	if a.ahead > 0 { // not after a pause
+		a.failed(fmt.Errorf("no acknowledgement within %v", appendTimeout))
+	}
+	a.begin()
+}
+
+// begin sends what is not stored, in a new attempt.
+func (a *Appender) begin() {
+	a.attempt++
+	a.ahead = 0
+	if len(a.queue) > 0 {
+		a.due.Reset(appendTimeout)
+		a.publish()
+	}
+}
+
+// pause gives up an attempt; after a while another one begins.
+func (a *Appender) pause(err error) {
+	a.failed(err)
+	a.attempt++
+	a.ahead = 0
+	a.due.Reset(a.again.NextBackOff())
+}
+
+// publish sends blocks that are not under way yet, as many as may be.
+func (a *Appender) publish() {
+	for a.ahead < min(len(a.queue), underWay) {
+		for time.Since(a.sent) < minGap {
+			runtime.Gosched() // a sleep this short takes a millisecond
+		}
+		a.sent = time.Now()
+		b, before := &a.queue[a.ahead], strconv.FormatUint(a.last+uint64(a.ahead), 10)
+		msg := &nats.Msg{Subject: a.journal.subject, Data: b.body, Header: nats.Header{
+			headerCount:  {strconv.Itoa(b.count)},
+			headerOwner:  {a.owner},
+			headerReport: {strconv.FormatUint(b.reportSeq, 10)},
+
+			jetstream.ExpectedLastSeqHeader: {before},
+		}}
+		msg.Reply = a.inbox + "." + strconv.Itoa(a.attempt) + "." + before
+		if err := a.journal.js.Conn().PublishMsg(msg); err != nil {
+			a.pause(err)
+			return
+		}
+		a.ahead++
+	}
+}
+
+// parse reads the reply subject of a block: its attempt, and its sequence.
+func (a *Appender) parse(subject string) (attempt int, seq uint64, ok bool) {
+	rest, ours := strings.CutPrefix(subject, a.inbox+".")
+	one, two, _ := strings.Cut(rest, ".")
+	attempt, err := strconv.Atoi(one)
+	before, failed := strconv.ParseUint(two, 10, 64)
+	return attempt, before + 1, ours && err == nil && failed == nil
+}
+
+// Append sends one block and waits until it is stored, ctx ends, or the error
+// is ErrFenced or ErrGone. It returns the block's sequence. The body may be
+// reused afterwards.
+func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
+	a.Send(body, count, reportSeq)
+	for {
+		select {
+		case m := <-a.acks:
+			if stored, err := a.Take(ctx, m); err != nil || stored > 0 {
+				return a.last, err
+			}
+		case <-a.due.C:
+			a.Retry()
+		case <-ctx.Done():
+			a.queue = nil
+			a.begin() // whatever is acknowledged is no more ours
+			a.due.Stop()
+			return 0, a.named(ctx.Err())
+		}
+	}
 }
 
 func newBackOff() backoff.BackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(5*time.Millisecond),
 		backoff.WithMaxInterval(time.Second),
-		backoff.WithMaxElapsedTime(0), // the context bounds it
+		backoff.WithMaxElapsedTime(0), // whoever sends bounds it
 	)
 }
 
-// try sends a block and waits for its acknowledgement.
-func (a *Appender) try(ctx context.Context, msg *nats.Msg) error {
-	a.attempts++
-	msg.Reply = a.inbox + "." + strconv.Itoa(a.attempts)
-	if err := a.journal.js.Conn().PublishMsg(msg); err != nil {
-		return err
-	}
-	timeout := time.NewTimer(appendTimeout)
-	defer timeout.Stop()
-	for {
-		select {
-		case ack := <-a.acks:
-			if ack.Subject == msg.Reply { // else a late one, of an attempt given up
-				return a.acknowledged(ctx, ack)
-			}
-		case <-timeout.C:
-			return fmt.Errorf("no acknowledgement within %v", appendTimeout)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
+// errRefused says that the journal does not end with the block that the one
+// under way is to follow.
+var errRefused = errors.New("the journal does not end where it should")
 
-// acknowledged reads what the server says of an attempt.
+// acknowledged reads what the server says of a block.
 func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 	if m.Header.Get("Status") == "503" {
+		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
 		if _, err := a.journal.stream.Info(ctx); errors.Is(err, jetstream.ErrStreamNotFound) {
-			return backoff.Permanent(ErrGone)
+			return ErrGone
 		}
 		return nats.ErrNoResponders
 	}
@@ -158,7 +283,7 @@ func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 		return nil
 	case ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence,
 		ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-		return a.settle(ctx)
+		return errRefused
 	}
 	return ack.Error
 }
@@ -166,6 +291,8 @@ func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 // settle finds out who stored the block after the last one we know: we, in an
 // attempt whose acknowledgement was lost, or another owner.
 func (a *Appender) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	next, err := a.journal.stream.GetMsg(ctx, a.last+1)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("find out who appended: %w", err)

@@ -2,366 +2,178 @@ package limiter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
-
-	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/idgen"
 )
 
-// headerRoom is what headers take of a message at most.
-const headerRoom = 4 << 10
-
-// errTooLarge says that a request's record is more than one message can carry:
-// many rules count by something long. What it was charged is lost to its keys.
-var errTooLarge = errors.New("the request and what its rules count by are larger than one message of the journal")
-
-// block is what is decided and not yet in the journal.
-type block struct {
-	max      int    // bytes of body
-	body     []byte // records, one a line
-	records  int
-	answers  []answer
-	text     []byte // the answers' decisions
-	decision []byte // the one under way
-}
-
-// answer is a decision that goes out once its record is in the journal.
-type answer struct {
-	subject  string // of the gateway
-	reply    string // of whoever asked, besides; may be empty
-	from, to int    // in the block's text
-}
+// ahead is how many blocks may be on their way to the journal: while one is,
+// the next one is decided and sent after it.
+const ahead = 2
 
 // commit decides what comes in, block by block, until stopped is closed and
-// what was taken is committed. ctx bounds the last of it.
-func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer func() {
-		cancel()
-		err = errors.Join(err, o.caughtUp())
-	}()
-	dropped, evicted := 0, uint64(0)
+// what was taken is in the journal. ctx bounds the last of it.
+func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
+	defer o.leave()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	stopping := false
 	for {
-		checks, reports := o.checks, o.reports
-		var caughtUp <-chan struct{}
-		if o.backlog != nil {
-			caughtUp = o.backlog.done
-			if o.backlog.size() >= o.config.BacklogMax {
-				checks, reports = nil, nil // rather no answers than lost records
-			}
+		if stopping && len(o.checks) == 0 && !o.deciding && len(o.queue) == 0 {
+			return o.nc.FlushTimeout(drainTimeout)
 		}
+		checks, reports := o.checks, o.reports
+		if !o.hasRoom() {
+			checks, reports = nil, nil
+		}
+		if stopping {
+			reports = nil // they are in their stream
+		}
+		var err error
 		select {
 		case m := <-checks:
-			if err := o.commitBlock(ctx, m, nil); err != nil {
-				return err
-			}
+			err = o.gather(ctx, m, nil)
 		case r := <-reports:
-			if err := o.commitBlock(ctx, nil, &r); err != nil {
-				return err
+			err = o.gather(ctx, nil, &r)
+		case failed := <-o.decided:
+			o.deciding = false
+			err = o.conclude(failed)
+		case m := <-o.appender.Acks():
+			var stored int
+			if stored, err = o.appender.Take(ctx, m); err == nil {
+				err = o.stored(stored)
 			}
+		case <-o.appender.Due():
+			o.appender.Retry()
+		case <-o.late.C:
+			err = o.degrade()
 		case <-sweep.C:
-			now, err := o.now()
-			if err != nil {
-				return err
-			}
-			o.decider.Sweep(now, sweepBudget)
-			usage := o.decider.Usage()
-			o.metrics.windows.Set(float64(usage.Keys))
-			o.metrics.windowBytes.Set(float64(usage.Bytes))
-			o.metrics.evictedLive.Add(float64(usage.EvictedLive - evicted))
-			evicted = usage.EvictedLive
-			o.metrics.waiting.Set(float64(len(o.checks)))
-			if n, err := o.sub.Dropped(); err == nil && n > dropped {
-				o.metrics.dropped.Add(float64(n - dropped))
-				dropped = n
-			}
-			if o.backlog != nil {
-				o.metrics.backlog.Set(float64(o.backlog.size()))
-			}
-		case <-caughtUp:
-			if err := o.caughtUp(); err != nil {
-				return err
-			}
+			err = o.sweep()
 		case <-stopped:
-			return o.finish(ctx)
+			stopping, stopped = true, nil
+		case <-ctx.Done():
+			err = fmt.Errorf("last blocks: %w", ctx.Err())
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// finish commits the checks that are left. Reports are in their stream.
-func (o *owner) finish(ctx context.Context) error {
-	for len(o.checks) > 0 {
-		if err := o.commitBlock(ctx, nil, nil); err != nil {
-			return fmt.Errorf("last blocks: %w", err)
-		}
+// hasRoom tells whether more can be decided now.
+func (o *owner) hasRoom() bool {
+	switch {
+	case o.deciding:
+		return false
+	case o.degraded:
+		return o.queued < o.config.BacklogMax // rather no answers than lost records
 	}
-	if err := o.caughtUp(); err != nil {
-		return err
-	}
-	return o.nc.FlushTimeout(drainTimeout)
+	return len(o.queue) < ahead
 }
 
-// commitBlock decides a check or a report, if given, and what else waits, as
-// far as it fits one block, and commits it.
-func (o *owner) commitBlock(ctx context.Context, first *nats.Msg, firstReport *report) error {
+// sweep frees windows that have run empty, and tells of what there is.
+func (o *owner) sweep() error {
 	now, err := o.now()
 	if err != nil {
+		return err
+	}
+	if o.memory != nil {
+		o.memory.Sweep(now, sweepBudget)
+		usage := o.memory.Usage()
+		o.metrics.windows.Set(float64(usage.Keys))
+		o.metrics.windowBytes.Set(float64(usage.Bytes))
+		o.metrics.evictedLive.Add(float64(usage.EvictedLive - o.evicted))
+		o.evicted = usage.EvictedLive
+	}
+	o.metrics.waiting.Set(float64(len(o.checks)))
+	if n, err := o.sub.Dropped(); err == nil && n > o.dropped {
+		o.metrics.dropped.Add(float64(n - o.dropped))
+		o.dropped = n
+	}
+	o.metrics.backlog.Set(float64(o.queued))
+	return nil
+}
+
+// gather takes a check or a report, and what else waits, as far as a block may
+// hold it, and has it decided.
+func (o *owner) gather(ctx context.Context, check *nats.Msg, first *report) error {
+	if _, err := o.now(); err != nil {
 		return err
 	}
 	room := maxBlock
 	if first != nil {
 		room--
-		if err := o.addCheck(ctx, now, first); err != nil {
+		if err := o.takeReport(ctx, first); err != nil {
 			return err
 		}
 	}
-	if firstReport != nil {
-		room--
-		if err := o.addReport(ctx, now, firstReport); err != nil {
-			return err
-		}
-	}
-	checks := room
+	most := room
 	if len(o.reports) > 0 {
-		checks -= reservedForReports
+		most -= reservedForReports
 	}
-	n, err := o.addChecks(ctx, now, checks)
-	if err != nil {
-		return err
-	}
-	if err := o.addReports(ctx, now, room-n); err != nil {
-		return err
-	}
-	return o.flush(ctx)
-}
-
-// addChecks decides up to most of the checks that wait, and counts them.
-func (o *owner) addChecks(ctx context.Context, now time.Time, most int) (int, error) {
-	for n := range most {
-		select {
-		case m := <-o.checks:
-			if err := o.addCheck(ctx, now, m); err != nil {
-				return n, err
+	for check != nil && most > 0 {
+		if err := o.takeCheck(ctx, check); err != nil {
+			return err
+		}
+		room--
+		most--
+		check = nil
+		if most > 0 {
+			select {
+			case check = <-o.checks:
+			default:
 			}
-		default:
-			return n, nil
 		}
 	}
-	return most, nil
-}
-
-// addReports decides up to most of the reports that wait.
-func (o *owner) addReports(ctx context.Context, now time.Time, most int) error {
-	for range most {
+	for range room {
 		select {
 		case r := <-o.reports:
-			if err := o.addReport(ctx, now, &r); err != nil {
+			if err := o.takeReport(ctx, &r); err != nil {
 				return err
 			}
+			continue
 		default:
-			return nil
 		}
+		break
 	}
+	return o.decide(ctx)
+}
+
+// decide decides the batch: at once, or, where that takes a while, beside what
+// else is to be done.
+func (o *owner) decide(ctx context.Context) error {
+	if o.memory != nil || len(o.batch) == 0 {
+		return o.conclude(o.decider.Decide(ctx, o.last))
+	}
+	o.deciding = true
+	now := o.last
+	go func() { o.decided <- o.decider.Decide(ctx, now) }() // it ends within the store's timeout
 	return nil
 }
 
-// now is the owner's clock, in whole microseconds, never going back. It fails
-// when the clock shows a year that ids cannot tell.
-func (o *owner) now() (time.Time, error) {
-	o.last = later(o.last, o.config.Clock().UTC().Truncate(time.Microsecond))
-	_, err := idgen.Derive(o.last, o.config.Shard, 0, 0)
-	return o.last, err
-}
-
-// addCheck decides a check. One that is wrong is answered at once; one that was
-// decided before gets the same answer and no record.
-func (o *owner) addCheck(ctx context.Context, now time.Time, m *nats.Msg) error {
-	r, err := o.read(m.Subject, m.Data)
-	if err == nil && r.Verdict != "" {
-		err = &events.FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
-	}
-	if err != nil {
-		o.refuse(m, err)
-		return nil
-	}
-	id, before, known, err := o.identify(now, &r)
-	if err != nil {
-		return err
-	}
-	if known {
-		o.metrics.repeated.Inc()
-		o.answer(&r, m.Reply, before)
-		return nil
-	}
-	record := events.Record{Request: r}
-	o.decider.Check(now, &record)
-	err = o.add(ctx, now, &record, m.Reply, id)
-	if errors.Is(err, errTooLarge) {
-		o.refuse(m, err)
-		return nil
-	}
-	return err
-}
-
-// addReport decides a report. One that was decided before is dropped, unless
-// it tells what its gateway did: that is recorded and charges nothing.
-func (o *owner) addReport(ctx context.Context, now time.Time, r *report) error {
-	err := o.addReportRecord(ctx, now, r)
-	o.reportSeq = r.seq // not before: add may commit what came ahead of it
-	return err
-}
-
-func (o *owner) addReportRecord(ctx context.Context, now time.Time, r *report) error {
-	if r.refused != nil {
-		r.refused.At = now
-		o.metrics.refused.WithLabelValues("report").Inc()
-		return o.add(ctx, now, &events.Record{Refused: r.refused}, "", fingerprint{})
-	}
-	id, before, known, err := o.identify(now, &r.request)
-	if err != nil {
-		return err
-	}
-	if known && r.request.Verdict == "" {
-		o.metrics.repeated.Inc()
-		return nil
-	}
-	record := events.Record{Request: r.request}
-	o.decider.Report(now, &record, known && before.verdict == events.Allow)
-	err = o.add(ctx, now, &record, "", id)
-	if errors.Is(err, errTooLarge) {
-		o.metrics.refused.WithLabelValues("report").Inc()
-		refused := events.Refusal{Subject: r.subject, Payload: events.AppendRequest(nil, &r.request), Error: err.Error(), At: now}
-		return o.add(ctx, now, &events.Record{Refused: &refused}, "", fingerprint{})
-	}
-	return err
-}
-
-// identify gives a request without an id one, and looks up what was decided of
-// one with an id.
-func (o *owner) identify(now time.Time, r *events.Request) (id fingerprint, before decided, known bool, err error) {
-	if r.ID == "" {
-		minted, err := o.minter.Mint(now)
-		if err != nil {
-			return id, before, false, err
+// conclude makes a block of the batch that was decided. failed is what the
+// windows said if they could not decide it.
+func (o *owner) conclude(failed error) error {
+	o.metrics.available(failed == nil)
+	if down := failed != nil; down != o.down {
+		if o.down = down; down {
+			o.log.Error("the windows cannot be asked: rules' on_error decides", zap.Error(failed))
+		} else {
+			o.log.Info("the windows answer again")
 		}
-		r.ID = minted.String()
 	}
-	id = o.seen.fingerprint(r.Tenant, r.ID)
-	before, known = o.seen.decision(id)
-	return id, before, known, nil
-}
-
-// add puts a record into the block. When it does not fit any more, what is
-// there is committed first.
-func (o *owner) add(ctx context.Context, now time.Time, r *events.Record, reply string, id fingerprint) error {
-	b := &o.block
-	r.Decision.Degraded = o.backlog != nil
-	from := len(b.body)
-	b.body = append(events.AppendRecord(b.body, r), '\n')
-	if len(b.body)-from > b.max {
-		b.body = b.body[:from]
-		return errTooLarge
-	}
-	if len(b.body) > b.max {
-		record := b.body[from:]
-		b.body = b.body[:from]
-		if err := o.flush(ctx); err != nil {
+	for i := range o.batch {
+		if err := o.add(&o.batch[i]); err != nil {
 			return err
 		}
-		b.body = append(b.body, record...)
-	}
-	b.records++
-	if r.Refused != nil {
-		return nil
-	}
-	o.metrics.count(&r.Decision)
-	b.decision = events.AppendDecision(b.decision[:0], &r.Decision)
-	d := decided{r.Decision.Verdict, b.decision}
-	o.seen.add(id, now, d)
-	o.answer(&r.Request, reply, d)
-	return nil
-}
-
-// answer lets a decision out with the block.
-func (o *owner) answer(r *events.Request, reply string, d decided) {
-	b := &o.block
-	from := len(b.text)
-	b.text = append(b.text, d.text...)
-	b.answers = append(b.answers, answer{o.subject(d.verdict, r), reply, from, len(b.text)})
-}
-
-// flush appends the block to the journal and then lets its decisions out, or
-// puts it into the backlog and lets them out as degraded.
-func (o *owner) flush(ctx context.Context) error {
-	b := &o.block
-	if b.records > 0 {
-		if err := o.append(ctx); err != nil {
-			return err
-		}
-		o.metrics.block.Observe(float64(b.records))
-	}
-	if o.backlog != nil && !o.lease.held() {
-		return errLeaseLost // the journal may be another one's by now
-	}
-	for i := range b.answers {
-		a := &b.answers[i]
-		decision := b.text[a.from:a.to]
-		if o.backlog != nil {
-			decision = marked(decision)
-		}
-		if err := o.publish(a.subject, decision); err != nil {
-			return err
-		}
-		if a.reply != "" {
-			if err := o.publish(a.reply, decision); err != nil {
-				return err
-			}
+		if seq := o.batch[i].seq; seq > 0 {
+			o.reportSeq = seq // not before: add may send what came ahead of it
 		}
 	}
-	clear(b.answers)
-	b.body, b.text, b.answers, b.records = b.body[:0], b.text[:0], b.answers[:0], 0
-	return nil
+	clear(o.batch)
+	o.batch = o.batch[:0]
+	clear(o.batched)
+	return o.send()
 }
-
-// publish sends a decision. A gateway that does not get it has its on_error,
-// and can ask again: it is in the journal.
-func (o *owner) publish(subject string, decision []byte) error {
-	err := o.nc.Publish(subject, decision)
-	if err != nil && !o.nc.IsClosed() {
-		o.metrics.unsent.Inc()
-		o.log.Debug("decision not sent", zap.String("subject", subject), zap.Error(err))
-		return nil
-	}
-	return err
-}
-
-// subject returns where a gateway follows its decisions.
-func (o *owner) subject(v events.Verdict, r *events.Request) string {
-	key := address{v, r.Tenant, r.Gateway}
-	if s, ok := o.subjects[key]; ok {
-		return s
-	}
-	if len(o.subjects) >= maxSubjects {
-		clear(o.subjects)
-	}
-	s := o.config.Names.Decision(v, r.Tenant, r.Gateway)
-	key = address{v, string([]byte(r.Tenant)), string([]byte(r.Gateway))} // not the payload's memory
-	o.subjects[key] = s
-	return s
-}
-
-// address is what a decision's subject is made of.
-type address struct {
-	verdict         events.Verdict
-	tenant, gateway string
-}
-
-// maxSubjects bounds the subjects that are kept ready.
-const maxSubjects = 10_000

@@ -14,10 +14,9 @@ func TestDegradedNeedsTheLease(t *testing.T) {
 	if l.extend(l.began.Add(-leaseTTL)); l.held() {
 		t.Error("a lease that has run out is held")
 	}
-	o := owner{Limiter: &Limiter{}, lease: l, backlog: &backlog{}} // without a connection: to publish would panic
-	o.block.answers = []answer{{subject: "weir.decision.allow.acme.g"}}
-	if err := o.flush(t.Context()); !errors.Is(err, errLeaseLost) {
-		t.Errorf("flush: %v, want the lease to be lost", err)
+	o := owner{Limiter: &Limiter{}, lease: l, degraded: true} // without a connection: to publish would panic
+	if err := o.release(&block{answers: []answer{{subject: "weir.decision.allow.acme.g"}}}); !errors.Is(err, errLeaseLost) {
+		t.Errorf("release: %v, want the lease to be lost", err)
 	}
 	if l.extend(time.Now()); !l.held() {
 		t.Error("a lease that was renewed is not held")

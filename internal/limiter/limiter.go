@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/policy"
@@ -41,7 +42,10 @@ type Config struct {
 	Policy     *policy.Policy
 	Clock      func() time.Time // default time.Now
 
-	// WindowMax is how many bytes the windows may take; past that those charged
+	// Windows are shared with other limiters, as on Redis; nil: each shard has
+	// its own in memory, made again from the journal.
+	Windows decide.Windows
+	// WindowMax is how many bytes the windows in memory may take; past that those charged
 	// longest ago make room, counted, and are no longer exact. Default 1 GiB,
 	// some millions of keys.
 	WindowMax int64

@@ -25,6 +25,7 @@ import (
 	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/testenv"
+	"github.com/weirhq/weir/internal/window"
 )
 
 var names = events.Names{Prefix: "weir"}
@@ -201,7 +202,7 @@ tenants:
 `
 	c := newClock()
 	change := func(config *limiter.Config) { config.Policy, config.Clock = mustParse(t, text), c.Now }
-	oracle := decide.New(mustParse(t, text))
+	oracle := decide.New(mustParse(t, text), window.NewMemory())
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 6 {
 		run := start(t, nc, change)
@@ -211,7 +212,10 @@ tenants:
 			got := ask(t, nc, "acme", string(events.AppendRequest(nil, &request)))
 			request.Tenant, request.Gateway = "acme", "g"
 			want := events.Record{Request: request}
-			oracle.Check(c.Now(), &want)
+			oracle.Check(&want)
+			if err := oracle.Decide(t.Context(), c.Now()); err != nil {
+				t.Fatal(err)
+			}
 			if g, w := events.AppendDecision(nil, &got), events.AppendDecision(nil, &want.Decision); string(g) != string(w) {
 				t.Fatalf("decision\n%s, want\n%s", g, w)
 			}

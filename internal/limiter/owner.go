@@ -12,6 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
+	"github.com/weirhq/weir/internal/window"
 )
 
 // owner is a limiter while it owns its shard. All it knows comes from the
@@ -26,14 +27,30 @@ type owner struct {
 
 	// Of the goroutine that commits alone, once run has begun.
 	decider   *decide.Decider
+	memory    *window.Memory // its windows; nil if they are shared
 	seen      *seen
 	minter    *idgen.Minter
 	appender  *journal.Appender
-	last      time.Time // decided_at of the last record
-	reportSeq uint64    // of the last report taken
-	block     block
-	backlog   *backlog // while the journal does not take blocks in time; else nil
-	subjects  map[address]string
+	last      time.Time // the clock, and decided_at of the last record
+	reportSeq uint64    // of the last report that is in a block
+	evicted   uint64    // windows that had to make room, as far as they are counted
+	dropped   int       // checks that found no room, likewise
+
+	batch    []entry // what is being decided
+	batched  map[fingerprint]struct{}
+	deciding bool       // beside this goroutine, which then leaves batch and decider alone
+	decided  chan error // what the windows said
+	down     bool       // the windows could not decide the last batch
+
+	block    *block   // that is being filled
+	queue    []*block // blocks that are not in the journal, the first one first
+	queued   int      // bytes of them
+	free     []*block // to be used again
+	maxBody  int      // bytes of a block
+	late     *time.Timer
+	degraded bool // decisions go out before the journal has them
+	decision []byte
+	subjects map[address]string
 }
 
 func newOwner(l *Limiter, lease *lease) *owner {
@@ -42,12 +59,23 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		lease:    lease,
 		checks:   make(chan *nats.Msg, maxWaiting),
 		reports:  make(chan report, maxBlock),
-		decider:  decide.New(l.config.Policy),
 		seen:     newSeen(),
-		block:    block{max: int(l.nc.MaxPayload()) - headerRoom},
+		batch:    make([]entry, 0, maxBlock),
+		batched:  make(map[fingerprint]struct{}, maxBlock),
+		decided:  make(chan error, 1),
+		block:    new(block),
+		maxBody:  int(l.nc.MaxPayload()) - headerRoom,
+		late:     time.NewTimer(l.config.DegradeAfter),
 		subjects: make(map[address]string),
 	}
-	o.decider.Bound(l.config.WindowMax)
+	o.late.Stop()
+	windows := l.config.Windows
+	if windows == nil {
+		o.memory = window.NewMemory()
+		o.memory.Bound(l.config.WindowMax)
+		windows = o.memory
+	}
+	o.decider = decide.New(l.config.Policy, windows)
 	return o
 }
 

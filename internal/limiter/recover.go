@@ -60,9 +60,17 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.decider.Usage().Keys),
+	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.windows()),
 		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
 	return recovered{reports.CachedInfo().Created, next}, nil
+}
+
+// windows counts those in memory.
+func (o *owner) windows() int {
+	if o.memory == nil {
+		return 0
+	}
+	return o.memory.Usage().Keys
 }
 
 // replayJournal takes over what the journal holds of the time that still
@@ -71,7 +79,10 @@ func (o *owner) replayJournal(ctx context.Context, j *journal.Journal, extent jo
 	if extent.Blocks == 0 {
 		return 0, nil
 	}
-	matters := max(o.config.Policy.LongestWindow(), Horizon) + recoveryMargin
+	matters := Horizon + recoveryMargin
+	if o.memory != nil {
+		matters = max(o.config.Policy.LongestWindow(), Horizon) + recoveryMargin
+	}
 	blocks := 0
 	take := func(b journal.Block) error {
 		o.reportSeq = b.ReportSeq
@@ -105,9 +116,9 @@ func (o *owner) replay(_ int, r *events.Record) error {
 	}
 	o.last = later(o.last, r.Decision.DecidedAt)
 	o.decider.Replay(r)
-	o.block.decision = events.AppendDecision(o.block.decision[:0], &r.Decision)
+	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
-	o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.block.decision})
+	o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.decision})
 	return nil
 }
 
