@@ -26,7 +26,8 @@ type flags struct {
 	Shards     int           `help:"Number of shards." default:"1" env:"WEIR_SHARDS"`
 	Name       string        `help:"Name of this limiter: after a crash it goes on at once, instead of waiting until its lease has run out." env:"WEIR_LIMITER_NAME"`
 	Policy     string        `help:"Policy file to apply before deciding; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
-	WindowMax  int64         `help:"Bytes that the windows may take; past that those charged longest ago make room, counted." default:"1073741824" env:"WEIR_WINDOW_MAX"`
+	Redis      string        `help:"URL of a Redis server to keep the windows on, for limiters to share: redis://, rediss:// or unix://; with ?addr= for each further node a cluster, with ?master_name= one that Sentinels watch. Default: in memory, made again from the journal." env:"WEIR_REDIS"`
+	WindowMax  int64         `help:"Bytes that the windows in memory may take; past that those charged longest ago make room, counted." default:"1073741824" env:"WEIR_WINDOW_MAX"`
 	Degrade    time.Duration `help:"How long a block may take until decisions go out, as degraded, before the journal has them." default:"50ms" env:"WEIR_DEGRADE_AFTER" name:"degrade-after"`
 	JournalAge time.Duration `help:"How long the journal keeps blocks." default:"168h" env:"WEIR_JOURNAL_AGE"`
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
@@ -60,6 +61,14 @@ func run(ctx context.Context, args []string) error {
 	config.Names = events.Names{Prefix: f.Prefix}
 	config.Shard, config.Shards, config.Name = f.Shard, f.Shards, f.Name
 	config.WindowMax = f.WindowMax
+	if f.Redis != "" {
+		windows, err := limiter.OpenWindows(f.Redis, config.Names)
+		if err != nil {
+			return err
+		}
+		defer windows.Close() //nolint:errcheck // nothing waits to be sent
+		config.Windows = windows
+	}
 	config.JournalAge, config.JournalMax, config.DegradeAfter = f.JournalAge, f.JournalMax, f.Degrade
 	js, err := jetstream.New(nc)
 	if err != nil {

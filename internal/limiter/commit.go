@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -156,13 +157,8 @@ func (o *owner) decide(ctx context.Context) error {
 // conclude makes a block of the batch that was decided. failed is what the
 // windows said if they could not decide it.
 func (o *owner) conclude(failed error) error {
-	o.metrics.available(failed == nil)
-	if down := failed != nil; down != o.down {
-		if o.down = down; down {
-			o.log.Error("the windows cannot be asked: rules' on_error decides", zap.Error(failed))
-		} else {
-			o.log.Info("the windows answer again")
-		}
+	if o.down != (failed != nil) {
+		o.notice(failed)
 	}
 	for i := range o.batch {
 		if err := o.add(&o.batch[i]); err != nil {
@@ -176,4 +172,20 @@ func (o *owner) conclude(failed error) error {
 	o.batch = o.batch[:0]
 	clear(o.batched)
 	return o.send()
+}
+
+// notice tells of windows that cannot be asked any more, or can again. That a
+// batch did not fail says nothing if it asked for nothing.
+func (o *owner) notice(failed error) {
+	asked := func(e entry) bool { return e.record.Decision.Rule != "" }
+	switch {
+	case failed != nil:
+		o.log.Error("the windows cannot be asked: rules' on_error decides", zap.Error(failed))
+		o.metrics.available.Set(0)
+		o.down = true
+	case slices.ContainsFunc(o.batch, asked):
+		o.log.Info("the windows answer again")
+		o.metrics.available.Set(1)
+		o.down = false
+	}
 }

@@ -26,7 +26,7 @@ type metrics struct {
 	windows         prometheus.Gauge
 	waiting         prometheus.Gauge
 	owner           prometheus.Gauge
-	answering       prometheus.Gauge
+	available       prometheus.Gauge
 	degraded        prometheus.Gauge
 	backlog         prometheus.Gauge
 }
@@ -67,27 +67,19 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_waiting_checks", Help: "Checks that wait for a decision."}),
 		owner: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_owner", Help: "1 while this limiter holds the shard's lease."}),
-		answering: prometheus.NewGauge(prometheus.GaugeOpts{
+		available: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_windows_available", Help: "0 while the windows cannot be asked and rules' on_error decides."}),
 		degraded: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_degraded", Help: "1 while decisions go out before the journal has them."}),
 		backlog: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_limiter_backlog_bytes", Help: "Decided and not yet in the journal."}),
 	}
+	m.available.Set(1)
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
-	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.windowBytes, m.evictedLive, m.waiting, m.owner, m.answering, m.degraded, m.backlog)
+	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.windowBytes, m.evictedLive, m.waiting, m.owner, m.available, m.degraded, m.backlog)
 	return m
 }
 
 func (m *metrics) count(d *events.Decision) {
 	m.decisions.WithLabelValues(string(d.Verdict), string(d.Reason)).Inc()
-}
-
-// available tells whether the windows could decide.
-func (m *metrics) available(yes bool) {
-	if yes {
-		m.answering.Set(1)
-	} else {
-		m.answering.Set(0)
-	}
 }

@@ -40,7 +40,7 @@ type owner struct {
 	batched  map[fingerprint]struct{}
 	deciding bool       // beside this goroutine, which then leaves batch and decider alone
 	decided  chan error // what the windows said
-	down     bool       // the windows could not decide the last batch
+	down     bool       // the windows could not be asked the last time
 
 	block    *block   // that is being filled
 	queue    []*block // blocks that are not in the journal, the first one first
