@@ -352,6 +352,8 @@ func TestWrongDecisionsAreNamed(t *testing.T) {
 	local.Decision.Reason = events.ReasonLocal
 	peek := decided("peek", "u", at(0), true)
 	peek.Decision.Cost = 0
+	exempt := decided("exempt", "u", at(1000), true)
+	exempt.Decision.Reason, exempt.Decision.Rule = events.ReasonExempt, ""
 	for _, tt := range []struct {
 		name    string
 		records []events.Record
@@ -370,6 +372,7 @@ func TestWrongDecisionsAreNamed(t *testing.T) {
 		{"let through is not judged", []events.Record{decided("1", "u", at(0), true), decided("2", "u", at(0), true), decided("3", "u", at(0), true), let}, nil},
 		{"local denials and peeks are free", []events.Record{local, peek, peek, peek, peek, decided("1", "u", at(0), true), decided("2", "u", at(0), true), decided("3", "u", at(0), true)}, nil},
 		{"clock goes back", []events.Record{decided("1", "u", at(1000), true), decided("2", "u", at(0), true)}, []string{"record 1: decided at"}},
+		{"a clock that charges nothing is ahead", []events.Record{exempt, decided("2", "u", at(0), true)}, nil},
 		{"charged twice", []events.Record{decided("1", "u", at(0), true), decided("1", "v", at(0), true)}, []string{`request id "1" is charged twice`}},
 		{"charged again after the horizon", []events.Record{decided("1", "u", at(0), true), decided("1", "v", at(2*time.Minute+time.Second), true)}, nil},
 		{"several rules", []events.Record{several("1", at(0), true, false, false), several("2", at(1), false, true, true), several("3", at(length), true, false, false)}, nil},

@@ -88,7 +88,7 @@ type oracle struct {
 	rules   map[[2]string]bool // tenant and rule of every decision
 	trimmed bool               // the journal began before the first record
 	since   int64              // admissions before are not known
-	last    int64              // decided_at of the record before
+	last    map[string]int64   // when each tenant was charged last
 	records int64
 
 	seed       maphash.Seed
@@ -104,7 +104,7 @@ type charged struct{ at, bytes int64 }
 
 func newOracle() *oracle {
 	return &oracle{
-		windows: map[windowKey]*window{}, rules: map[[2]string]bool{}, since: math.MinInt64, last: math.MinInt64,
+		windows: map[windowKey]*window{}, rules: map[[2]string]bool{}, since: math.MinInt64, last: map[string]int64{},
 		seed: maphash.MakeSeed(), young: map[uint64]charged{}, old: map[uint64]charged{},
 	}
 }
@@ -114,14 +114,9 @@ func newOracle() *oracle {
 func (o *oracle) judge(r *events.Record, size int) []string {
 	d := &r.Decision
 	t := d.DecidedAt.UnixMicro()
-	var faults []string
-	if t < o.last {
-		faults = append(faults, fmt.Sprintf("decided at %s, before the record ahead of it", instant(t)))
-	}
 	if o.records == 0 && o.trimmed {
 		o.since = t
 	}
-	o.last = max(o.last, t)
 	o.bytes += int64(size)
 	if o.records++; o.records%sweepEvery == 0 {
 		o.sweep(t)
@@ -139,6 +134,15 @@ func (o *oracle) judge(r *events.Record, size int) []string {
 		}
 	}
 	tenant := r.Request.Tenant
+	var faults []string
+	if len(charges) > 0 { // the windows' clock may be another one than the limiter's
+		if before, ok := o.last[tenant]; ok && t < before {
+			faults = append(faults, fmt.Sprintf("decided at %s, before a charge ahead of it, at %s", instant(t), instant(before)))
+		} else if !ok {
+			tenant = clone(tenant)
+		}
+		o.last[tenant] = max(o.last[tenant], t)
+	}
 	if d.Reason == events.ReasonRule {
 		faults = append(faults, o.decision(d.Verdict, tenant, t, enforced)...)
 	}
