@@ -17,7 +17,8 @@ type entry struct {
 	check   *nats.Msg // nil of a report
 	subject string    // of a report
 	seq     uint64    // of a report in its stream, else 0
-	known   bool      // a report of what is recorded already
+	known   bool      // what was decided of the id is remembered
+	drop    bool      // a report of what is recorded already
 }
 
 // now is the owner's clock, in whole microseconds, never going back. It fails
@@ -69,10 +70,10 @@ func (o *owner) takeReport(ctx context.Context, r *report) error {
 	}
 	if known && r.request.Verdict == "" {
 		o.metrics.repeated.Inc()
-		o.enter(entry{seq: r.seq, known: true})
+		o.enter(entry{seq: r.seq, drop: true})
 		return nil
 	}
-	e := o.enter(entry{record: events.Record{Request: r.request}, id: id, subject: r.subject, seq: r.seq})
+	e := o.enter(entry{record: events.Record{Request: r.request}, id: id, subject: r.subject, seq: r.seq, known: known})
 	o.decider.Report(&e.record, known && before.verdict == events.Allow)
 	return nil
 }

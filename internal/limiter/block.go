@@ -39,7 +39,7 @@ type answer struct {
 // add puts what became of a request into the block. When it does not fit any
 // more, what is there is sent first.
 func (o *owner) add(e *entry) error {
-	if e.known {
+	if e.drop {
 		return nil
 	}
 	r := &e.record
@@ -67,7 +67,9 @@ func (o *owner) add(e *entry) error {
 	o.metrics.count(&r.Decision)
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	d := decided{r.Decision.Verdict, o.decision}
-	o.seen.add(e.id, o.last, d)
+	if !e.known {
+		o.seen.add(e.id, o.last, d)
+	}
 	reply := ""
 	if e.check != nil {
 		reply = e.check.Reply
@@ -189,7 +191,7 @@ func (o *owner) degrade() error {
 // leave waits for what is being decided, and tells of what was answered and will never be in the journal.
 func (o *owner) leave() {
 	if o.deciding {
-		<-o.decided
+		_ = <-o.decided // of what will not be answered
 	}
 	if o.degraded {
 		o.metrics.lost.Add(float64(len(o.queue)))

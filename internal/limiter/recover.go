@@ -118,7 +118,9 @@ func (o *owner) replay(_ int, r *events.Record) error {
 	o.decider.Replay(r)
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
-	o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.decision})
+	if _, known := o.seen.decision(id); !known {
+		o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.decision})
+	}
 	return nil
 }
 

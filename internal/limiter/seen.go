@@ -93,11 +93,8 @@ func (s *seen) decision(f fingerprint) (decided, bool) {
 	return d, true
 }
 
-// add remembers a decision made at now, if it is the first of its id.
+// add remembers a decision made at now of an id that is not remembered.
 func (s *seen) add(f fingerprint, now time.Time, d decided) {
-	if _, known := s.decision(f); known {
-		return
-	}
 	if now.Sub(s.sinceRotated) > Horizon || s.young.size+len(d.text) > seenBytes {
 		s.young, s.old = s.old, s.young
 		clear(s.young.at)

@@ -17,7 +17,6 @@ func TestSeenForTheHorizon(t *testing.T) {
 	for second := range 600 {
 		now := start.Add(time.Duration(second) * time.Second)
 		s.add(s.fingerprint("acme", fmt.Sprint(second)), now, decided{events.Deny, fmt.Append(nil, second)})
-		s.add(s.fingerprint("acme", fmt.Sprint(second)), now, decided{events.Allow, []byte("another")})
 		oldest := max(0, second-int(Horizon/time.Second))
 		for id := oldest; id <= second; id++ {
 			d, known := s.decision(s.fingerprint("acme", fmt.Sprint(id)))
