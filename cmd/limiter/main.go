@@ -14,6 +14,7 @@ import (
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/revision"
 	"github.com/weirhq/weir/internal/serve"
 	"github.com/weirhq/weir/internal/service"
 )
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if config.Policy, err = limiter.OpenPolicy(ctx, js, config.Names, f.Policy); err != nil {
+	if config.Policy, err = revision.Open(ctx, js, config.Names, f.Policy); err != nil {
 		return err
 	}
 	l, err := limiter.New(nc, config, log, registry)

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/limiter"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/revision"
 )
 
 type policyCommand struct {
@@ -114,17 +114,17 @@ type policies struct {
 func (p *policies) close() { p.js.Conn().Close() }
 
 // revision returns one of those that are kept.
-func (p *policies) revision(ctx context.Context, number uint64) (limiter.PolicyRevision, error) {
-	list, err := limiter.PolicyHistory(ctx, p.js, p.names)
+func (p *policies) revision(ctx context.Context, number uint64) (revision.Revision, error) {
+	list, err := revision.History(ctx, p.js, p.names)
 	if err != nil {
-		return limiter.PolicyRevision{}, err
+		return revision.Revision{}, err
 	}
 	for _, r := range list {
-		if r.Revision == number {
+		if r.Number == number {
 			return r, nil
 		}
 	}
-	return limiter.PolicyRevision{}, fmt.Errorf("policy: no revision %d is kept (see 'weir policy history')", number)
+	return revision.Revision{}, fmt.Errorf("policy: no revision %d is kept (see 'weir policy history')", number)
 }
 
 // changeFlags are for commands that change the policy.
@@ -137,31 +137,31 @@ type changeFlags struct {
 // change makes a text that parses the policy that runs, and shows what that
 // changes. source is what the text is called.
 func (f *changeFlags) change(ctx context.Context, p *policies, source string, text []byte, out io.Writer) error {
-	current, err := limiter.CurrentPolicy(ctx, p.js, p.names)
+	current, err := revision.Newest(ctx, p.js, p.names)
 	if err != nil {
 		return err
 	}
-	if f.Expect != nil && *f.Expect != current.Revision {
-		return fmt.Errorf("%w: revision %d runs, not %d", limiter.ErrPolicyChanged, current.Revision, *f.Expect)
+	if f.Expect != nil && *f.Expect != current.Number {
+		return fmt.Errorf("%w: revision %d runs, not %d", revision.ErrChanged, current.Number, *f.Expect)
 	}
 	if bytes.Equal(current.Text, text) {
-		_, err = fmt.Fprintf(out, "Nothing to change: revision %d says the same.\n", current.Revision)
+		_, err = fmt.Fprintf(out, "Nothing to change: revision %d says the same.\n", current.Number)
 		return err
 	}
-	if _, err := io.WriteString(out, diff(fmt.Sprintf("revision %d", current.Revision), source, current.Text, text)); err != nil {
+	if _, err := io.WriteString(out, diff(fmt.Sprintf("revision %d", current.Number), source, current.Text, text)); err != nil {
 		return err
 	}
 	if f.DryRun {
 		return nil
 	}
-	revision, err := limiter.PutPolicy(ctx, p.js, p.names, text, current.Revision)
-	if errors.Is(err, limiter.ErrPolicyChanged) {
+	applied, err := revision.Put(ctx, p.js, p.names, text, current.Number)
+	if errors.Is(err, revision.ErrChanged) {
 		return fmt.Errorf("%w; look at it, and try again", err)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "Revision %d is applied.\n", revision)
+	_, err = fmt.Fprintf(out, "Revision %d is applied.\n", applied)
 	return err
 }
 
@@ -203,10 +203,10 @@ func (c *rollbackCommand) Run(ctx context.Context, out console) error {
 	if err != nil {
 		return err
 	}
-	if _, err := policy.Parse(r.Text); err != nil {
-		return fmt.Errorf("policy revision %d: %w", r.Revision, err)
+	if _, err := r.Policy(); err != nil {
+		return err
 	}
-	return c.change(ctx, p, fmt.Sprintf("revision %d", r.Revision), r.Text, out.out)
+	return c.change(ctx, p, fmt.Sprintf("revision %d", r.Number), r.Text, out.out)
 }
 
 type showCommand struct {
@@ -221,9 +221,9 @@ func (c *showCommand) Run(ctx context.Context, out console) error {
 		return err
 	}
 	defer p.close()
-	var r limiter.PolicyRevision
+	var r revision.Revision
 	if c.Revision == nil {
-		r, err = limiter.CurrentPolicy(ctx, p.js, p.names)
+		r, err = revision.Newest(ctx, p.js, p.names)
 	} else {
 		r, err = p.revision(ctx, *c.Revision)
 	}
@@ -245,7 +245,7 @@ func (c *historyCommand) Run(ctx context.Context, out console) error {
 		return err
 	}
 	defer p.close()
-	list, err := limiter.PolicyHistory(ctx, p.js, p.names)
+	list, err := revision.History(ctx, p.js, p.names)
 	if err != nil {
 		return err
 	}
@@ -253,14 +253,14 @@ func (c *historyCommand) Run(ctx context.Context, out console) error {
 	fmt.Fprintln(t, "REVISION\tAPPLIED\tLINES")
 	for i := len(list) - 1; i >= 0; i-- {
 		applied, lines := "built in", fmt.Sprint(len(split(list[i].Text)))
-		if list[i].Revision > 0 {
+		if list[i].Number > 0 {
 			applied = list[i].Applied.Format(time.DateTime) + " UTC"
 		}
 		if i > 0 {
 			added, removed := count(edits(split(list[i-1].Text), split(list[i].Text)))
 			lines += fmt.Sprintf(" (+%d -%d)", added, removed)
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\n", list[i].Revision, applied, lines)
+		fmt.Fprintf(t, "%d\t%s\t%s\n", list[i].Number, applied, lines)
 	}
 	return t.Flush()
 }

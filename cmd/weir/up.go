@@ -23,6 +23,7 @@ import (
 	"github.com/weirhq/weir/internal/limiter"
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/revision"
 	"github.com/weirhq/weir/internal/serve"
 	"github.com/weirhq/weir/internal/service"
 	"github.com/weirhq/weir/internal/writer"
@@ -182,7 +183,7 @@ func (u *up) openLimiter(ctx context.Context) error {
 		return err
 	}
 	config := limiter.DefaultConfig()
-	if u.policy, err = limiter.OpenPolicy(ctx, js, config.Names, u.Policy); err != nil {
+	if u.policy, err = revision.Open(ctx, js, config.Names, u.Policy); err != nil {
 		return err
 	}
 	config.Policy = u.policy

@@ -2,15 +2,12 @@ package limiter
 
 import (
 	"context"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/revision"
 )
-
-// policyEvery is how often the newest policy is looked for.
-const policyEvery = 500 * time.Millisecond
 
 // decide owns the shard until ctx ends, under the newest policy: when there is
 // a newer one, what was taken is committed under the old one, and the windows
@@ -20,13 +17,13 @@ func (l *Limiter) decide(ctx context.Context, lease *lease) error {
 	for ctx.Err() == nil {
 		running, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- newOwner(l, lease).run(running) }()
-		newer := l.awaitPolicy(ctx, done)
+		go func() {
+			defer stop() // nobody waits for a policy then
+			done <- newOwner(l, lease).run(running)
+		}()
+		newer := l.awaitPolicy(running)
 		stop()
-		if newer == nil {
-			return <-done
-		}
-		if err := <-done; err != nil {
+		if err := <-done; newer == nil || err != nil {
 			return err
 		}
 		l.log.Info("policy changed", zap.Uint64("from", l.config.Policy.Revision), zap.Uint64("to", newer.Revision))
@@ -36,30 +33,17 @@ func (l *Limiter) decide(ctx context.Context, lease *lease) error {
 }
 
 // awaitPolicy returns a newer policy as soon as there is one, or nil when ctx
-// or the owner has ended. One that cannot be decided under is told of once.
-func (l *Limiter) awaitPolicy(ctx context.Context, done chan error) *policy.Policy {
-	tick := time.NewTicker(policyEvery)
-	defer tick.Stop()
+// ends. One that cannot be decided under is told of once.
+func (l *Limiter) awaitPolicy(ctx context.Context) *policy.Policy {
 	seen := l.config.Policy.Revision
 	for {
-		select {
-		case <-tick.C:
-		case err := <-done:
-			done <- err // for whoever waits for the end
-			return nil
-		case <-ctx.Done():
+		newest, err := revision.Next(ctx, l.js, l.config.Names, seen)
+		if err != nil {
 			return nil
 		}
-		attempt, cancel := context.WithTimeout(ctx, policyEvery)
-		current, err := CurrentPolicy(attempt, l.js, l.config.Names)
-		cancel()
-		if err != nil || current.Revision == seen {
-			continue // what is wrong with NATS is told by others
-		}
-		seen = current.Revision
-		p, err := policy.Parse(current.Text)
+		seen = newest.Number
+		p, err := newest.Policy()
 		if err == nil {
-			p.Revision = current.Revision
 			config := l.config
 			config.Policy = p
 			err = config.Validate()
@@ -68,6 +52,6 @@ func (l *Limiter) awaitPolicy(ctx context.Context, done chan error) *policy.Poli
 			return p
 		}
 		l.metrics.refusedPolicies.Inc()
-		l.log.Error("a policy is refused, the last good one stays", zap.Uint64("revision", current.Revision), zap.Error(err))
+		l.log.Error("a policy is refused, the last good one stays", zap.Uint64("revision", newest.Number), zap.Error(err))
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/weirhq/weir/internal/limiter"
 	"github.com/weirhq/weir/internal/limiter/limitertest"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/revision"
 	"github.com/weirhq/weir/internal/testenv"
 	"github.com/weirhq/weir/internal/window"
 )
@@ -642,7 +643,7 @@ func TestFollowsThePolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	const text = "version: 1\ntenants:\n  \"*\":\n    rules:\n      - {name: r, limit: 10 per %s, key: [user]}\n"
-	first, err := limiter.ApplyPolicy(t.Context(), js, names, fmt.Appendf(nil, text, "10s"))
+	first, err := revision.Apply(t.Context(), js, names, fmt.Appendf(nil, text, "10s"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -655,10 +656,10 @@ func TestFollowsThePolicy(t *testing.T) {
 	if d := ask(t, nc, "acme", `{"user":"42"}`); d.Remaining != 9 || d.Policy != first.Revision {
 		t.Fatalf("under the first policy: %+v", d)
 	}
-	if _, err := limiter.PutPolicy(t.Context(), js, names, []byte("version: 7"), first.Revision); err != nil {
+	if _, err := revision.Put(t.Context(), js, names, []byte("version: 7"), first.Revision); err != nil {
 		t.Fatal(err)
 	}
-	second, err := limiter.ApplyPolicy(t.Context(), js, names, fmt.Appendf(nil, text, "30s"))
+	second, err := revision.Apply(t.Context(), js, names, fmt.Appendf(nil, text, "30s"))
 	if err != nil {
 		t.Fatal(err)
 	}
