@@ -10,11 +10,13 @@
 //	if decision.Verdict == gateway.Deny { … }
 //
 // Weir is never the outage: when no decision comes in time, Check returns what
-// Config.OnError says, with the reason "timeout", and the request is still
-// recorded.
+// the policy says of the request (on_error), with the reason "timeout", and the
+// request is still recorded. The client follows the policy; until it has read
+// one the built-in policy is in force.
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +30,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
 )
 
 // What travels; see DESIGN.md, section 8.
@@ -54,17 +57,17 @@ const (
 const ReasonTimeout = events.ReasonTimeout
 
 // Config says who the gateway is and how it waits. The zero value of every
-// field but Name stands for its default.
+// field but Name stands for its default: of the last two that is what the
+// policy's defaults say.
 type Config struct {
 	Name    string        // unique among the processes that are gateways; 1 to 64 of A-Z a-z 0-9 _ -
 	Prefix  string        // first token of every subject; default weir
 	Shards  int           // as the limiters have it; default 1
-	Timeout time.Duration // how long Check waits for a decision; default 50ms
-	OnError Verdict       // what becomes of a request without a decision; default Allow
+	Timeout time.Duration // how long Check waits for a decision
+	OnError Verdict       // what becomes of a request without a decision, if none of the rules that charge it says
 }
 
 const (
-	defaultTimeout = 50 * time.Millisecond
 	// spillSize bounds the requests without a decision that wait to be
 	// reported: at a few hundred bytes each, some megabytes.
 	spillSize = 10_000
@@ -92,11 +95,13 @@ type Client struct {
 	waiting map[ticket]*waiter
 	closed  bool
 
+	policy atomic.Pointer[policy.Policy] // the last good one
+
 	spill    chan Request // requests without a decision, to be reported; closed by Close, under mu
 	overflow atomic.Int64 // those that found spill full, or could not be stored
 	closing  context.Context
 	close    context.CancelFunc // ends closing
-	done     chan struct{}      // closed when the last spilled request is dealt with
+	working  sync.WaitGroup     // the goroutines that Connect starts
 }
 
 // ticket is what tells a check from all others under way.
@@ -110,19 +115,13 @@ type waiter struct {
 }
 
 // Connect makes a client on a connection, which stays the caller's. It starts
-// one goroutine, which ends with Close.
+// two goroutines, which end with Close.
 func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if config.Prefix == "" {
 		config.Prefix = events.DefaultPrefix
 	}
 	if config.Shards == 0 {
 		config.Shards = 1
-	}
-	if config.Timeout == 0 {
-		config.Timeout = defaultTimeout
-	}
-	if config.OnError == "" {
-		config.OnError = Allow
 	}
 	if err := config.validate(); err != nil {
 		return nil, err
@@ -135,8 +134,8 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 		config: config, names: events.Names{Prefix: config.Prefix}, nc: nc, js: js,
 		waiting: make(map[ticket]*waiter),
 		spill:   make(chan Request, spillSize),
-		done:    make(chan struct{}),
 	}
+	c.policy.Store(policy.Default())
 	c.closing, c.close = context.WithCancel(context.Background())
 	if c.sub, err = nc.Subscribe(c.names.Decisions(config.Name), c.decided); err != nil {
 		return nil, fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err)
@@ -145,7 +144,8 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if err := nc.Flush(); err != nil {
 		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.sub.Unsubscribe())
 	}
-	go c.reportSpilled()
+	c.working.Go(c.reportSpilled)
+	c.working.Go(c.followPolicy)
 	return c, nil
 }
 
@@ -158,7 +158,7 @@ func (c Config) validate() error {
 	if c.Timeout < 0 {
 		faults = append(faults, &FieldError{Field: "timeout", Value: c.Timeout.String(), Want: "a positive duration"})
 	}
-	if c.OnError != Allow && c.OnError != Deny {
+	if c.OnError != "" && c.OnError != Allow && c.OnError != Deny {
 		faults = append(faults, &FieldError{Field: "on_error", Value: string(c.OnError), Want: "allow or deny"})
 	}
 	if err := errors.Join(faults...); err != nil {
@@ -175,10 +175,10 @@ func (c *Client) Name() string { return c.config.Name }
 func (c *Client) Overflow() int64 { return c.overflow.Load() }
 
 // Check asks for a decision and waits for it. Without one in time it returns
-// Config.OnError's verdict with ReasonTimeout, and the request is reported once
-// that is possible. The error tells of a request that cannot be asked about
-// (joined *FieldErrors), of ctx ended by its caller, whose request then is not
-// reported as let through, or is ErrClosed.
+// what the policy's rules say of the request, with ReasonTimeout, and the
+// request is reported once that is possible. The error tells of a request that
+// cannot be asked about (joined *FieldErrors), of ctx ended by its caller,
+// whose request then is not reported as let through, or is ErrClosed.
 //
 // A request without an id gets one. Asking again with the same id gives the
 // same decision and charges nothing.
@@ -195,7 +195,7 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 		return Decision{}, err
 	}
 	defer c.leave(t, w)
-	timer := time.NewTimer(c.config.Timeout)
+	timer := time.NewTimer(cmp.Or(c.config.Timeout, c.policy.Load().Timeout))
 	defer timer.Stop()
 	if err := c.publishCheck(r); err != nil {
 		return c.undecided(r), nil
@@ -279,10 +279,14 @@ func (c *Client) decided(m *nats.Msg) {
 	}
 }
 
-// undecided gives up on a decision: OnError speaks, and the request is kept to
-// be reported.
+// undecided gives up on a decision: the rules that would charge the request say
+// what becomes of it, and it is kept to be reported.
 func (c *Client) undecided(r Request) Decision {
-	r.Verdict, r.Reason = c.config.OnError, ReasonTimeout
+	now := time.Now()
+	rules := c.policy.Load()
+	var m policy.Matches
+	rules.Match(&r, now, &m)
+	r.Verdict, r.Reason = m.OnError(cmp.Or(c.config.OnError, rules.OnError)), ReasonTimeout
 	c.mu.Lock()
 	if c.closed || len(c.spill) == cap(c.spill) {
 		c.overflow.Add(1)
@@ -290,7 +294,10 @@ func (c *Client) undecided(r Request) Decision {
 		c.spill <- r // has room: all senders hold mu
 	}
 	c.mu.Unlock()
-	return Decision{ID: r.ID, Verdict: r.Verdict, Reason: r.Reason, Cost: r.Units(), DecidedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	return Decision{
+		ID: r.ID, Verdict: r.Verdict, Reason: r.Reason, Cost: r.Units(),
+		Policy: rules.Revision, DecidedAt: now.UTC().Truncate(time.Microsecond),
+	}
 }
 
 // Close waits, for a few seconds at most, until what has no decision is
@@ -305,7 +312,7 @@ func (c *Client) Close() error {
 	close(c.spill)
 	c.close()
 	c.mu.Unlock()
-	<-c.done
+	c.working.Wait()
 	if err := c.sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		return fmt.Errorf("gateway %s: %w", c.config.Name, err)
 	}

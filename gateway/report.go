@@ -91,7 +91,6 @@ func (c *Client) publishReport(ctx context.Context, r Request) (jetstream.PubAck
 // reportSpilled reports, in order, what Check let through without a decision,
 // until Close; then for drainTimeout at most.
 func (c *Client) reportSpilled() {
-	defer close(c.done)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	context.AfterFunc(c.closing, func() { time.AfterFunc(drainTimeout, cancel) })

@@ -19,15 +19,15 @@ import (
 
 // flags go before the environment, and that before the defaults.
 type flags struct {
-	HTTPAddr string          `help:"Address of /v1/check, /v1/reports, /healthz, /readyz and /metrics." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
-	Insecure bool            `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
-	NATS     string          `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
-	Gateway  string          `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
-	Prefix   string          `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards   int             `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
-	Timeout  time.Duration   `help:"How long a check waits for its decision." default:"50ms" env:"WEIR_TIMEOUT"`
-	OnError  gateway.Verdict `help:"What becomes of a check without a decision: allow or deny." default:"allow" enum:"allow,deny" env:"WEIR_ON_ERROR"`
-	Strict   bool            `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
+	HTTPAddr string           `help:"Address of /v1/check, /v1/reports, /healthz, /readyz and /metrics." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
+	Insecure bool             `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+	NATS     string           `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
+	Gateway  string           `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
+	Prefix   string           `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	Shards   int              `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
+	Timeout  time.Duration    `help:"How long a check waits for its decision; default: as the policy says." env:"WEIR_TIMEOUT"`
+	OnError  *gateway.Verdict `help:"What becomes of a check without a decision, allow or deny, if no rule of the policy says; default: as its defaults say." enum:"allow,deny" env:"WEIR_ON_ERROR"`
+	Strict   bool             `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
 }
 
 func main() { service.Main("ingest", run) }
@@ -58,9 +58,11 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer nc.Close()
-	client, err := gateway.Connect(nc, gateway.Config{
-		Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout, OnError: f.OnError,
-	})
+	config := gateway.Config{Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout}
+	if f.OnError != nil {
+		config.OnError = *f.OnError
+	}
+	client, err := gateway.Connect(nc, config)
 	if err != nil {
 		return err
 	}

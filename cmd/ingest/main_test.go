@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,8 +15,9 @@ import (
 	"github.com/weirhq/weir/internal/testenv"
 )
 
-// TestWithoutALimiter runs the service where nobody decides: requests pass,
-// and what passed is reported before the service ends.
+// TestWithoutALimiter runs the service where nobody decides: what becomes of a
+// request is what the policy, or a flag in its place, says, and it is reported
+// before the service ends.
 func TestWithoutALimiter(t *testing.T) {
 	url := testenv.NATS(t)
 	js, err := jetstream.New(testenv.Connect(t, url))
@@ -28,46 +29,58 @@ func TestWithoutALimiter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	free.Close()
-
 	t.Setenv("WEIR_PREFIX", "edge")
+	for i, tt := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{nil, http.StatusOK, `"verdict":"allow","reason":"timeout"`},
+		{[]string{"--on-error", "deny", "--timeout", "1ms"}, http.StatusTooManyRequests, `"verdict":"deny","reason":"timeout"`},
+	} {
+		status, body := checkOnce(t, append(tt.args, "--nats", url))
+		if status != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%v: %d %s", tt.args, status, body)
+		}
+		if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != uint64(i+1) {
+			t.Errorf("reported %+v, %v; want %d", info, err, i+1)
+		}
+	}
+}
+
+// checkOnce runs the service for one check.
+func checkOnce(t *testing.T, args []string) (status int, answer string) {
+	t.Helper()
+	addr := testenv.FreeAddr(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, []string{"--http-addr", addr, "--nats", url}) }()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	go func() { ended <- run(ctx, append(args, "--http-addr", addr)) }()
+	testenv.Eventually(t, 10*time.Second, func() error {
 		resp, err := http.Get("http://" + addr + "/readyz")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("not ready: ", err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
 		}
-	}
-	resp, err := http.Post("http://"+addr+"/v1/check", "application/json", strings.NewReader(`{"tenant":"acme","id":"a"}`))
+		return nil
+	})
+	resp, err := http.Post("http://"+addr+"/v1/check", "application/json", strings.NewReader(`{"tenant":"acme"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"verdict":"allow","reason":"timeout"`) {
-		t.Errorf("%d %s %v", resp.StatusCode, body, err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != 1 {
-		t.Errorf("reported %+v, %v; want 1", info, err)
-	}
+	return resp.StatusCode, string(body)
 }
 
 func TestFaultsAreNamed(t *testing.T) {

@@ -204,7 +204,7 @@ func (u *up) openIngest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	u.client, err = gateway.Connect(nc, gateway.Config{Name: "ingest", Timeout: u.policy.Timeout, OnError: u.policy.OnError})
+	u.client, err = gateway.Connect(nc, gateway.Config{Name: "ingest"})
 	if err != nil {
 		return err
 	}
