@@ -188,7 +188,8 @@ func (o *owner) degrade() error {
 	return nil
 }
 
-// leave waits for what is being decided, and tells of what was answered and will never be in the journal.
+// leave waits for what is being decided, and tells of what was answered and
+// will never be in the journal.
 func (o *owner) leave() {
 	if o.deciding {
 		_ = <-o.decided // of what will not be answered

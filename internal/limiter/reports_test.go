@@ -42,7 +42,8 @@ func TestReports(t *testing.T) {
 	}
 	run := start(t, nc, nil)
 	old := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
-	all := report(t, js, 7,
+	ahead := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	all := report(t, js, 8,
 		`{"id":"1","user":"42","status":200,"latency_us":1500}`,
 		`{"id":"1","user":"42"}`, // comes twice, counts once
 		`{"id":"2","user":"42","time":"`+old+`"}`,
@@ -51,6 +52,7 @@ func TestReports(t *testing.T) {
 		`{"id":"5","user":42}`,
 		`{"id":"6","user":"42","cost":300,"verdict":"allow","reason":"timeout"}`,
 		`{"id":"7","user":"42"}`,
+		`{"id":"8","user":"9","time":"`+ahead+`"}`, // its gateway's clock is wrong, and has no say
 	)
 	for i, want := range []struct {
 		verdict   events.Verdict
@@ -65,11 +67,15 @@ func TestReports(t *testing.T) {
 		{}, // refused
 		{events.Allow, events.ReasonTimeout, 254, 0},
 		{events.Deny, events.ReasonRule, 1, 0},
+		{events.Allow, events.ReasonRule, 1, 255},
 	} {
 		d := all[i].Decision
 		if d.Verdict != want.verdict || d.Reason != want.reason || d.Cost != want.cost || d.Remaining != want.remaining {
 			t.Errorf("record %d: %s, want %+v", i, events.AppendRecord(nil, &all[i]), want)
 		}
+	}
+	if d := all[7].Decision; time.Until(d.DecidedAt) > time.Minute {
+		t.Errorf("of a report from the future: %+v", d)
 	}
 	if refused := all[4].Refused; refused == nil || string(refused.Payload) != `{"id":"5","user":42}` || refused.Subject != "weir.report.0.acme.g" {
 		t.Errorf("the report that is wrong: %+v", refused)
@@ -79,12 +85,12 @@ func TestReports(t *testing.T) {
 	}
 
 	// A limiter that starts applies none again and misses none.
-	if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), []byte(`{"id":"8","user":"7"}`)); err != nil {
+	if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), []byte(`{"id":"9","user":"7"}`)); err != nil {
 		t.Fatal(err)
 	}
 	start(t, nc, nil)
-	all = report(t, js, 9, `{"id":"9","user":"7"}`)
-	if d := all[8].Decision; d.ID != "9" || d.Remaining != 254 {
+	all = report(t, js, 10, `{"id":"10","user":"7"}`)
+	if d := all[9].Decision; d.ID != "10" || d.Remaining != 254 {
 		t.Errorf("after a restart: %+v", d)
 	}
 }
