@@ -90,6 +90,7 @@ type Client struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	sub    *nats.Subscription
+	outbox outbox
 
 	mu      sync.Mutex // guards waiting and closed
 	waiting map[ticket]*waiter
@@ -110,7 +111,7 @@ type ticket struct{ tenant, id string }
 // waiter is a check under way. Checks of one request id share it.
 type waiter struct {
 	decision Decision
-	ready    chan struct{} // closed once decision is set
+	ready    chan struct{} // closed once decision is set, or will not be
 	askers   int           // under the client's mu
 }
 
@@ -135,6 +136,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 		waiting: make(map[ticket]*waiter),
 		spill:   make(chan Request, spillSize),
 	}
+	c.outbox = outbox{nc: nc, lost: c.lost}
 	c.policy.Store(policy.Default())
 	c.closing, c.close = context.WithCancel(context.Background())
 	if c.sub, err = nc.Subscribe(c.names.Decisions(config.Name), c.decided); err != nil {
@@ -197,29 +199,38 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	defer c.leave(t, w)
 	timer := time.NewTimer(cmp.Or(c.config.Timeout, c.policy.Load().Timeout))
 	defer timer.Stop()
-	if err := c.publishCheck(r); err != nil {
-		return c.undecided(r), nil
-	}
+	c.outbox.send(c.outgoing(t, w, r))
 	select {
 	case <-w.ready:
-		return w.decision, nil
 	case <-timer.C:
 	case <-ctx.Done():
 		return Decision{}, ctx.Err()
 	}
 	select {
-	case <-w.ready: // in the last moment
-		return w.decision, nil
+	case <-w.ready: // perhaps in the last moment
+		if w.decision.Verdict != "" {
+			return w.decision, nil
+		}
 	default:
-		return c.undecided(r), nil
 	}
+	return c.undecided(r), nil
 }
 
-// publishCheck sends the request; tenant and gateway are in the subject.
-func (c *Client) publishCheck(r Request) error {
+// outgoing is a check as it travels; tenant and gateway are in the subject.
+func (c *Client) outgoing(t ticket, w *waiter, r Request) outgoing {
 	subject := c.names.Check(events.Shard(r.Tenant, c.config.Shards), r.Tenant, c.config.Name)
 	r.Tenant, r.Gateway = "", ""
-	return c.nc.Publish(subject, events.AppendRequest(make([]byte, 0, 256), &r))
+	return outgoing{t, w, subject, events.AppendRequest(make([]byte, 0, 256), &r)}
+}
+
+// lost ends the wait for the answer to a check that could not be sent.
+func (c *Client) lost(m outgoing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting[m.ticket] == m.waiter {
+		delete(c.waiting, m.ticket)
+		close(m.waiter.ready)
+	}
 }
 
 // prepare fills in what the client knows, and validates the request.

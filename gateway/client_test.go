@@ -111,6 +111,24 @@ func TestWithoutLimiter(t *testing.T) {
 	})
 }
 
+// Checks that cannot be sent do not wait for an answer.
+func TestWithoutConnection(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	c := connect(t, nc, gateway.Config{Timeout: time.Hour})
+	nc.Close()
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			d, err := c.Check(t.Context(), gateway.Request{Tenant: "acme"})
+			if err != nil || d.Verdict != gateway.Allow || d.Reason != gateway.ReasonTimeout {
+				t.Errorf("decision %+v, %v", d, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // What cannot be recorded either is bounded and counted, and Close gives up on
 // it in time.
 func TestOverflowIsCounted(t *testing.T) {
