@@ -48,7 +48,8 @@ const (
 )
 
 // Appender appends blocks as one owner, in order. Some are under way at a time:
-// each expects to follow the one before, so that none can be stored without it.
+// each expects to follow the one before, by its sequence and, as another owner's
+// block may have got that one, by its name: so none can be stored without it.
 //
 // It is for one goroutine, which Sends blocks, hands it what comes from Acks,
 // and calls Retry when Due. Acknowledgements come on a channel of its own: the
@@ -209,7 +210,11 @@ func (a *Appender) publish() {
 			headerReport: {strconv.FormatUint(b.reportSeq, 10)},
 
 			jetstream.ExpectedLastSeqHeader: {before},
+			jetstream.MsgIDHeader:           {a.name(a.last + uint64(a.ahead) + 1)},
 		}}
+		if a.ahead > 0 {
+			msg.Header[jetstream.ExpectedLastMsgIDHeader] = []string{a.name(a.last + uint64(a.ahead))}
+		}
 		msg.Reply = a.inbox + "." + strconv.Itoa(a.attempt) + "." + before
 		if err := a.journal.js.Conn().PublishMsg(msg); err != nil {
 			a.pause(err)
@@ -218,6 +223,9 @@ func (a *Appender) publish() {
 		a.ahead++
 	}
 }
+
+// name tells our block with a sequence from everybody else's.
+func (a *Appender) name(seq uint64) string { return a.owner + "." + strconv.FormatUint(seq, 10) }
 
 // parse reads the reply subject of a block: its attempt, and its sequence.
 func (a *Appender) parse(subject string) (attempt int, seq uint64, ok bool) {
@@ -258,6 +266,10 @@ func newBackOff() backoff.BackOff {
 	)
 }
 
+// wrongLastName is the server's error code for a block that is not to follow the
+// one that is the last; the client has no name for it.
+const wrongLastName = 10070
+
 // errRefused says that the journal does not end with the block that the one
 // under way is to follow.
 var errRefused = errors.New("the journal does not end where it should")
@@ -282,7 +294,8 @@ func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 	case ack.Error == nil:
 		return nil
 	case ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence,
-		ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant,
+		ack.Error.ErrorCode == wrongLastName:
 		return errRefused
 	}
 	return ack.Error

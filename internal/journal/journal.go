@@ -28,6 +28,10 @@ type Config struct {
 // DefaultMaxAge keeps a week: what a writer may lag, and the longest window.
 const DefaultMaxAge = 7 * 24 * time.Hour
 
+// leastDuplicates is how long the server must remember blocks' names at least.
+// Nothing rests on that: blocks have names so that the next one can follow them.
+const leastDuplicates = 100 * time.Millisecond
+
 // Journal is one shard's stream.
 type Journal struct {
 	js      jetstream.JetStream
@@ -55,6 +59,7 @@ func Create(ctx context.Context, js jetstream.JetStream, c Config) (*Journal, er
 		Storage:     jetstream.FileStorage,
 		AllowDirect: true,
 		DenyDelete:  true,
+		Duplicates:  leastDuplicates,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make stream %s: %w", name, err)

@@ -122,6 +122,27 @@ func TestOneOfTwoOwnersIsFenced(t *testing.T) {
 	}
 }
 
+// Another owner's block that is where the first one under way was to be does not
+// let the ones behind that in.
+func TestNothingIsStoredBehindAForeignBlock(t *testing.T) {
+	t.Parallel()
+	j := mustCreate(t, mustJetStream(t))
+	first, second := mustAppender(t, j, 0, unexpected(t)), mustAppender(t, j, 0, unexpected(t))
+	mustAppend(t, first, line("1"))
+	for _, id := range []string{"2", "3", "4"} {
+		second.Send([]byte(line(id)+"\n"), 1, 0)
+	}
+	if stored, err := second.Take(t.Context(), <-second.Acks()); stored > 0 || !errors.Is(err, journal.ErrFenced) {
+		t.Errorf("the second owner got %d, %v; want ErrFenced", stored, err)
+	}
+	<-second.Acks()
+	<-second.Acks()
+	extent, err := j.Extent(t.Context())
+	if err != nil || extent.Last != 1 {
+		t.Fatalf("extent %+v, %v; want the first owner's block alone", extent, err)
+	}
+}
+
 // An append whose acknowledgement is lost is tried again and is one block.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
