@@ -67,6 +67,8 @@ func DecodeRecord(line string, r *Record) error {
 			err = p.rare("rules", &r.Charges)
 		case "refused":
 			err = p.rare("refused", &r.Refused)
+		case "control":
+			err = p.rare("control", &r.Control)
 		default:
 			err = p.skip("", MaxDepth)
 		}

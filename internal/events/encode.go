@@ -150,6 +150,12 @@ func (o *object) decision(d *Decision) {
 // id is the request's and not repeated: DecodeRecord sets it. Anybody may have
 // chosen a refused report's subject and payload, so they are made to fit here.
 func AppendRecord(dst []byte, r *Record) []byte {
+	if r.Control != nil {
+		control := *r.Control
+		control.Block = 0
+		dst = append(dst, controlStart...)
+		return append(appendJSON(dst, control), '}')
+	}
 	if r.Refused != nil {
 		refused := *r.Refused
 		refused.Subject = strings.ReplaceAll(refused.Subject, "\x00", "\uFFFD")
@@ -173,7 +179,7 @@ func AppendRecord(dst []byte, r *Record) []byte {
 func appendJSON(dst []byte, v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {
-		panic("events: " + err.Error()) // both types are plain data
+		panic("events: " + err.Error()) // all these types are plain data
 	}
 	return append(dst, text...)
 }

@@ -103,6 +103,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		f.Add(string(events.AppendRecord(nil, &r)))
 	}
 	f.Add(`{"refused":null,"rules":[],"new":1,"request":{},"decision":{}}`)
+	f.Add(`{"control":{"until":"2026-11-23T14:32:25+02:00","block":7,"key":"<\u2028>"},"refused":{}}`)
 	f.Fuzz(func(t *testing.T, line string) {
 		var got, want, again events.Record
 		if err := events.DecodeRecord(line, &got); err != nil {
@@ -115,12 +116,16 @@ func FuzzDecodeRecord(f *testing.F) {
 		}); err != nil || !sameRecord(got, want) {
 			t.Fatalf("decoded %+v\nwant %+v, %v", got, want, err)
 		}
-		if got.Refused == nil && got.Request.Validate() != nil {
+		if got.Refused == nil && got.Control == nil && got.Request.Validate() != nil {
 			return
 		}
 		appended := events.AppendRecord(nil, &got)
 		oneLine(t, appended)
-		if got.Refused != nil { // nothing else is set, nor kept
+		switch { // nothing else is set, nor kept
+		case got.Control != nil:
+			got.Control.Block = 0
+			got = events.Record{Control: got.Control}
+		case got.Refused != nil:
 			got = events.Record{Refused: got.Refused}
 		}
 		got.Decision = kept(got.Decision)
@@ -144,6 +149,14 @@ func sameRecord(a, b events.Record) bool {
 		}
 		y.At, y.Payload = x.At, x.Payload
 		a.Refused, b.Refused = &x, &y
+	}
+	if a.Control != nil && b.Control != nil {
+		x, y := *a.Control, *b.Control
+		if !x.At.Equal(y.At) || !x.Until.Equal(y.Until) {
+			return false
+		}
+		y.At, y.Until = x.At, x.Until
+		a.Control, b.Control = &x, &y
 	}
 	return reflect.DeepEqual(a, b)
 }

@@ -27,6 +27,9 @@ func records() []events.Record {
 			{Rule: "a", Key: "42", Limit: 1, WindowMS: 1_000, Cost: 2, Denied: true, Mode: events.ModeShadow},
 		}},
 		{Refused: &events.Refusal{Subject: "weir.report.0.acme.cli", Payload: []byte("{\x00\xff\n"), Error: "want UTF-8", At: at}},
+		{Control: &events.Control{Kind: events.ControlOverride, ID: "c1", Tenant: "acme", Rule: "per-minute", Key: "42",
+			Limit: 3000, WindowMS: 60_000, Until: at.Add(time.Hour), By: "ann", Policy: 3, At: at}},
+		{Control: &events.Control{Kind: events.ControlReset, ID: "c2", Tenant: "acme", Rule: "per-route", Key: `["42","/<é>"]`, By: "ann", At: at}},
 	}
 }
 
@@ -45,10 +48,14 @@ func TestAppendRecord(t *testing.T) {
 			`{"rule":"per-route","key":"[\"42\",\"/\u003cé\u003e\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8,"charged":true,"buckets":60},` +
 			`{"rule":"a","key":"42","limit":1,"window_ms":1000,"cost":2,"remaining":0,"denied":true,"mode":"shadow"}]}`,
 		`{"refused":{"subject":"weir.report.0.acme.cli","payload":"ewD/Cg==","error":"want UTF-8","at":"2026-11-23T14:32:25.234567Z"}}`,
+		`{"control":{"kind":"override","id":"c1","tenant":"acme","rule":"per-minute","key":"42","limit":3000,"window_ms":60000,` +
+			`"until":"2026-11-23T15:32:25.234567Z","by":"ann","policy":3,"at":"2026-11-23T14:32:25.234567Z"}}`,
+		`{"control":{"kind":"reset","id":"c2","tenant":"acme","rule":"per-route","key":"[\"42\",\"/\u003cé\u003e\"]","limit":0,"by":"ann","policy":0,` +
+			`"at":"2026-11-23T14:32:25.234567Z"}}`,
 	}
 	for i, r := range records() {
 		line := events.AppendRecord([]byte("x"), &r)
-		if string(line) != "x"+want[i] {
+		if string(line) != "x"+want[i] || events.IsControl(want[i]) != (r.Control != nil) {
 			t.Errorf("record %d:\n got %s\nwant x%s", i, line, want[i])
 		}
 		var got events.Record
@@ -67,7 +74,7 @@ func TestDecodeRecordClears(t *testing.T) {
 	}
 	var got events.Record
 	for i := range 4 * len(all) {
-		pick := i * 7 % 4 // every kind after another
+		pick := i * 5 % len(all) // every kind after another
 		if err := events.DecodeRecord(lines[pick], &got); err != nil || !sameRecord(got, all[pick]) {
 			t.Fatalf("%+v, %v\nwant %+v", got, err, all[pick])
 		}
@@ -113,6 +120,7 @@ func TestBadRecords(t *testing.T) {
 		{`{"decision":{"degraded":1}}`, `degraded: want true or false, found "1}}"`},
 		{`{"decision":{"decided_at":"now"}}`, `decided_at: want a time such as 2026-05-17T10:05:03.5Z (RFC 3339), found "now"`},
 		{`{"rules":[}`, `rules: want a value, found "}"`},
+		{`{"control":{"limit":"1"}}`, `control: want json: cannot unmarshal string into Go struct field Control.limit of type int64, found "{\"limit\":\"1\"}"`},
 		{`{"refused":{"payload":"?"}}`, `refused: want illegal base64 data at input byte 0, found "{\"payload\":\"?\"}"`},
 	} {
 		var r events.Record

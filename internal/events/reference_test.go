@@ -132,6 +132,8 @@ func referenceRecord(dec *json.Decoder) (r events.Record, err error) {
 			err = dec.Decode(&r.Charges)
 		case "refused":
 			err = dec.Decode(&r.Refused)
+		case "control":
+			err = dec.Decode(&r.Control)
 		default:
 			err = dec.Decode(new(json.RawMessage))
 		}

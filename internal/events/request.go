@@ -136,15 +136,16 @@ type Charge struct {
 	Mode         string `json:"mode,omitempty"`           // ModeShadow, or empty: enforced
 }
 
-// Record is a request with its decision: one line of a block of the journal.
+// Record is one line of a block of the journal: a request with its decision.
 //
-// Exactly one of the two forms is used: a decided request, or a refused
-// report, which is kept so that nothing vanishes.
+// Exactly one of three forms is used: a decided request; a refused report, which
+// is kept so that nothing vanishes; or what was done to a key by hand.
 type Record struct {
 	Request  Request
 	Decision Decision
 	Charges  []Charge // every rule that matched, the enforced ones first; none if the decision says it all: one enforced rule, exact, that counts no denied requests
 	Refused  *Refusal // a report that could not be read; nothing else is set then
+	Control  *Control // what was done by hand; nothing else is set then
 }
 
 // Refusal is a payload that got into the reports stream and could not be read.

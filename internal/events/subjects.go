@@ -40,6 +40,32 @@ func (n Names) Decision(v Verdict, tenant, gateway string) string {
 	return n.Prefix + ".decision." + string(v) + "." + tenant + "." + gateway
 }
 
+// Explain is where a gateway asks what would be decided, and why.
+func (n Names) Explain(shard int, tenant, gateway string) string {
+	return n.sharded("explain", shard, tenant, gateway)
+}
+
+// Explains matches every such question to a shard.
+func (n Names) Explains(shard int) string { return n.Prefix + ".explain." + strconv.Itoa(shard) + ".>" }
+
+// Command is where a reset or an override is asked for.
+func (n Names) Command(shard int, tenant string) string {
+	return n.Prefix + ".command." + strconv.Itoa(shard) + "." + tenant
+}
+
+// Commands matches every command to a shard.
+func (n Names) Commands(shard int) string { return n.Prefix + ".command." + strconv.Itoa(shard) + ".*" }
+
+// Notice is where gateways are told of what was done to a key of a tenant's.
+func (n Names) Notice(tenant string) string { return n.Prefix + ".control." + tenant }
+
+// NoticeToAll is where they are told of what concerns every tenant. No tenant
+// has its last token for a name.
+func (n Names) NoticeToAll() string { return n.Notice("@all") }
+
+// Notices matches every notice.
+func (n Names) Notices() string { return n.Notice("*") }
+
 // Checks matches every check of a shard.
 func (n Names) Checks(shard int) string { return n.Prefix + ".check." + strconv.Itoa(shard) + ".>" }
 
@@ -75,35 +101,65 @@ func (n Names) sharded(kind string, shard int, tenant, gateway string) string {
 	return n.Prefix + "." + kind + "." + strconv.Itoa(shard) + "." + tenant + "." + gateway
 }
 
-// Origin is what the subject of a check or a report says of its sender.
+// Origin is what the subject of a check, a report or an explain says of its
+// sender; that of a command names no gateway.
 type Origin struct {
 	Shard   int
 	Tenant  string
 	Gateway string
 }
 
-// ParseOrigin reads the subject of a check or a report. Its strings share the
-// subject's memory. The error names the part that is wrong.
+// ParseOrigin reads the subject of a check, a report or an explain. Its strings
+// share the subject's memory. The error names the part that is wrong.
 func (n Names) ParseOrigin(subject string) (Origin, error) {
-	rest, ours := strings.CutPrefix(subject, n.Prefix+".")
-	kind, rest, _ := strings.Cut(rest, ".")
-	shardText, rest, _ := strings.Cut(rest, ".")
+	kind, shard, rest, ours := n.cutShard(subject)
 	tenant, gateway, whole := strings.Cut(rest, ".")
-	if !ours || !whole || kind != "check" && kind != "report" {
-		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".<check|report>.<shard>.<tenant>.<gateway>"}
+	if !ours || !whole || kind != "check" && kind != "report" && kind != "explain" {
+		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".<check|report|explain>.<shard>.<tenant>.<gateway>"}
 	}
+	o, err := parseOrigin(shard, tenant)
+	if err != nil {
+		return Origin{}, err
+	}
+	if err := checkToken("gateway", gateway); err != nil {
+		return Origin{}, err
+	}
+	o.Gateway = gateway
+	return o, nil
+}
+
+// ParseCommand is ParseOrigin for the subject of a command.
+func (n Names) ParseCommand(subject string) (Origin, error) {
+	kind, shard, tenant, ours := n.cutShard(subject)
+	if !ours || kind != "command" {
+		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".command.<shard>.<tenant>"}
+	}
+	return parseOrigin(shard, tenant)
+}
+
+// IsCommand tells a command's subject from those of requests.
+func (n Names) IsCommand(subject string) bool {
+	kind, _, _, _ := n.cutShard(subject)
+	return kind == "command"
+}
+
+// cutShard takes the prefix, the kind and the shard off a subject.
+func (n Names) cutShard(subject string) (kind, shard, rest string, ours bool) {
+	rest, ours = strings.CutPrefix(subject, n.Prefix+".")
+	kind, rest, _ = strings.Cut(rest, ".")
+	shard, rest, _ = strings.Cut(rest, ".")
+	return kind, shard, rest, ours
+}
+
+func parseOrigin(shardText, tenant string) (Origin, error) {
 	shard, err := strconv.ParseUint(shardText, 10, 16)
 	if err != nil {
 		return Origin{}, &FieldError{Field: "subject's shard", Value: shardText, Want: "a number"}
 	}
-	o := Origin{Shard: int(shard), Tenant: tenant, Gateway: gateway}
-	if err := checkToken("tenant", o.Tenant); err != nil {
+	if err := checkToken("tenant", tenant); err != nil {
 		return Origin{}, err
 	}
-	if err := checkToken("gateway", o.Gateway); err != nil {
-		return Origin{}, err
-	}
-	return o, nil
+	return Origin{Shard: int(shard), Tenant: tenant}, nil
 }
 
 // maxToken is the longest tenant or gateway, in bytes.

@@ -21,6 +21,13 @@ func TestNames(t *testing.T) {
 		"weir.report.3.>":                    n.Reports(3),
 		"weir.decision.*.*.edge-1":           n.Decisions("edge-1"),
 		"weir.decision.>":                    n.AllDecisions(),
+		"weir.explain.3.acme.edge-1":         n.Explain(3, "acme", "edge-1"),
+		"weir.explain.3.>":                   n.Explains(3),
+		"weir.command.3.acme":                n.Command(3, "acme"),
+		"weir.command.3.*":                   n.Commands(3),
+		"weir.control.acme":                  n.Notice("acme"),
+		"weir.control.@all":                  n.NoticeToAll(),
+		"weir.control.*":                     n.Notices(),
 		"weir.journal.12":                    n.Journal(12),
 		"WEIR_JOURNAL_12":                    n.JournalStream(12),
 		"WEIR_REPORTS":                       n.ReportsStream(),
@@ -36,7 +43,7 @@ func TestNames(t *testing.T) {
 func TestParseOrigin(t *testing.T) {
 	n := events.Names{Prefix: "weir"}
 	const (
-		form  = "subject: want weir.<check|report>.<shard>.<tenant>.<gateway>, found "
+		form  = "subject: want weir.<check|report|explain>.<shard>.<tenant>.<gateway>, found "
 		token = "want 1 to 64 characters of A-Z a-z 0-9 _ -, found "
 	)
 	for _, tt := range []struct{ subject, want string }{
@@ -67,9 +74,21 @@ func TestParseOrigin(t *testing.T) {
 		token := rapid.StringMatching(`[A-Za-z0-9_-]{1,64}`)
 		want := events.Origin{Shard: rapid.IntRange(0, 65535).Draw(t, "shard"), Tenant: token.Draw(t, "tenant"), Gateway: token.Draw(t, "gateway")}
 		n := events.Names{Prefix: token.Draw(t, "prefix")}
-		for _, subject := range []string{n.Check(want.Shard, want.Tenant, want.Gateway), n.Report(want.Shard, want.Tenant, want.Gateway)} {
+		for _, subject := range []string{n.Check(want.Shard, want.Tenant, want.Gateway), n.Report(want.Shard, want.Tenant, want.Gateway), n.Explain(want.Shard, want.Tenant, want.Gateway)} {
 			if got, err := n.ParseOrigin(subject); err != nil || got != want {
 				t.Fatalf("%s: %+v, %v; want %+v", subject, got, err, want)
+			}
+			if n.IsCommand(subject) {
+				t.Fatalf("%s is taken for a command's", subject)
+			}
+		}
+		subject := n.Command(want.Shard, want.Tenant)
+		if got, err := n.ParseCommand(subject); err != nil || got != (events.Origin{Shard: want.Shard, Tenant: want.Tenant}) || !n.IsCommand(subject) {
+			t.Fatalf("%s: %+v, %v; want %+v", subject, got, err, want)
+		}
+		for _, bad := range []string{"", "x." + subject, subject + ".x", subject + ".", n.Prefix + ".command.x." + want.Tenant, n.Check(1, "a", "b")} {
+			if got, err := n.ParseCommand(bad); err == nil {
+				t.Fatalf("%s: %+v", bad, got)
 			}
 		}
 	})
