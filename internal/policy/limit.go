@@ -24,8 +24,9 @@ var units = map[string]time.Duration{
 // limitForms is what a limit may be, for whoever wrote something else.
 const limitForms = "units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, or 0, or unlimited"
 
-// parseLimit reads a limit such as 256/min, 10/s or 100 per 30s, 0 or unlimited.
-func parseLimit(text string) (limit int64, window time.Duration, err error) {
+// ParseLimit reads a limit such as 256/min, 10/s or 100 per 30s, 0 or unlimited.
+// The error is a *FieldError.
+func ParseLimit(text string) (limit int64, window time.Duration, err error) {
 	fault := func(want string) (int64, time.Duration, error) {
 		return 0, 0, &events.FieldError{Field: "limit", Value: text, Want: want}
 	}

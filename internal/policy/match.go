@@ -30,6 +30,10 @@ type Matches struct {
 	Shadow  []Charge      // of the others
 	Reason  events.Reason // ReasonRule, ReasonExempt or ReasonNoRule
 
+	// Live are the overrides made by hand, for Match to heed: the caller's, and
+	// not changed.
+	Live Live
+
 	subject subject
 	values  []string
 	text    bytes.Buffer
@@ -38,29 +42,46 @@ type Matches struct {
 // Match finds what a request is charged at an instant: one charge for every
 // rule that the request matches, that does not exempt it, and whose key it has
 // all attributes of. A rule that is unlimited, by itself or by an override,
-// exempts. The reason speaks of enforced rules: it is ReasonExempt if there is
+// exempts. An override in m.Live goes before those of the policy. The reason speaks of enforced rules: it is ReasonExempt if there is
 // no charge but a rule that exempts the request. A ban asks for at least one
 // unit, so that it denies peeks too. Keys may share the request's memory.
 func (p *Policy) Match(r *events.Request, at time.Time, m *Matches) {
 	m.Charges, m.Shadow, m.Reason = m.Charges[:0], m.Shadow[:0], events.ReasonNoRule
 	m.subject.taken = false
 	for _, rule := range p.Rules(r.Tenant) {
-		if !rule.match.fits(r) || rule.when != nil && !rule.when.holds(m.subject.take(r)) {
+		if !m.meets(r, rule) {
 			continue
 		}
 		c := Charge{Rule: rule, Limit: Unlimited}
-		if rule.exempt.empty() || !rule.exempt.fits(r) {
-			var ok bool
-			if c.Key, ok = m.key(rule, r); !ok {
-				continue
-			}
-			rule.allow(&c, m.values, at)
+		if m.charge(&c, r, at) {
+			m.add(&c)
 		}
-		if c.Limit != Unlimited {
-			c.Cost = m.cost(rule, r, c.Limit)
-		}
-		m.add(&c)
 	}
+}
+
+// meets tells whether a request is one of those that a rule is for.
+func (m *Matches) meets(r *events.Request, rule *Rule) bool {
+	return rule.match.fits(r) && (rule.when == nil || rule.when.holds(m.subject.take(r)))
+}
+
+// charge makes the charge of the rule that it names, whose limit is Unlimited if
+// the rule exempts the request, and tells whether the request has all of its key.
+func (m *Matches) charge(c *Charge, r *events.Request, at time.Time) bool {
+	rule := c.Rule
+	if rule.exempt.empty() || !rule.exempt.fits(r) {
+		var ok bool
+		if c.Key, ok = m.key(rule, r); !ok {
+			return false
+		}
+		rule.allow(c, m.values, at)
+		if len(m.Live) > 0 {
+			m.Live.allow(c, r.Tenant, at)
+		}
+	}
+	if c.Limit != Unlimited {
+		c.Cost = m.cost(rule, r, c.Limit)
+	}
+	return true
 }
 
 func (m *Matches) add(c *Charge) {
@@ -118,16 +139,21 @@ func (m *Matches) key(rule *Rule, r *events.Request) (string, bool) {
 		}
 		m.values = append(m.values, value)
 	}
-	if len(m.values) == 1 {
-		return m.values[0], true
+	return joinKey(m.values, &m.text), true
+}
+
+// joinKey makes a key of the values of a rule's attributes. It works in buf.
+func joinKey(values []string, buf *bytes.Buffer) string {
+	if len(values) == 1 {
+		return values[0]
 	}
-	m.text.Reset()
-	enc := json.NewEncoder(&m.text)
+	buf.Reset()
+	enc := json.NewEncoder(buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(m.values); err != nil {
+	if err := enc.Encode(values); err != nil {
 		panic("policy: " + err.Error()) // strings, into memory
 	}
-	return string(bytes.TrimSuffix(m.text.Bytes(), []byte("\n"))), true
+	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
 }
 
 // filter is a match or exempt section: a request fits if it fits every list

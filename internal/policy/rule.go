@@ -109,7 +109,7 @@ func (r *reader) limit(n ast.Node) (limit int64, window time.Duration) {
 	if !ok {
 		return 0, 0
 	}
-	limit, window, err := parseLimit(text)
+	limit, window, err := ParseLimit(text)
 	if err != nil {
 		r.fault(n, err)
 	}
