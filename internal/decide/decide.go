@@ -18,6 +18,8 @@ type Windows interface {
 	// Decide decides the requests of a batch in order and charges those that
 	// are admitted. After an error those are decided whose At is set.
 	Decide(ctx context.Context, now time.Time, batch []window.Request) error
+	// Reset forgets what a key was charged.
+	Reset(ctx context.Context, key []byte) error
 }
 
 // Decider decides requests, a batch at a time: Check, Report and Matched add to
@@ -25,6 +27,9 @@ type Windows interface {
 type Decider struct {
 	policy  *policy.Policy
 	windows Windows
+
+	overrides map[policy.LiveKey]events.Control // by hand
+	live      policy.Live                       // the same, as the policy wants them
 
 	items []item           // of the batch under way; those beyond it are kept for their memory
 	batch []window.Request // of all items
@@ -134,6 +139,7 @@ func (d *Decider) prepare(now time.Time, it *item) {
 		r.Decision.Cost = 0
 		return
 	case it.act != matched:
+		it.matches.Live = d.live
 		d.policy.Match(&r.Request, now, it.matches)
 	}
 	r.Decision.Reason = it.matches.Reason

@@ -1,16 +1,27 @@
 package decide
 
 import (
+	"context"
 	"time"
 
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/window"
 )
 
-// Replay makes the charges that a record of the journal says were made, so
-// that windows in memory are again what they were. Others know it already.
+// Replay makes the charges that a record of the journal says were made, or does
+// what was done by hand, so that windows in memory are again what they were.
+// Others know it already.
 func (d *Decider) Replay(r *events.Record) {
-	if _, ok := d.windows.(*window.Memory); !ok || r.Refused != nil {
+	memory, ok := d.windows.(*window.Memory)
+	if r.Control != nil {
+		d.keep(r.Control)
+		if ok && r.Control.Kind == events.ControlReset {
+			_ = memory.Reset(context.Background(), d.name(r.Control)) // memory does not fail
+		}
+		return
+	}
+	if !ok || r.Refused != nil {
 		return
 	}
 	allowed := r.Decision.Verdict == events.Allow
@@ -39,9 +50,12 @@ func (d *Decider) replay(r *events.Record, c *events.Charge) {
 	if today := d.policy.Rule(r.Request.Tenant, c.Rule); today != nil {
 		keep = today.LongestWindow()
 	}
+	if by, ok := d.live[policy.LiveKey{Tenant: r.Request.Tenant, Rule: c.Rule, Key: c.Key}]; ok {
+		keep = max(keep, by.Window)
+	}
 	d.keys = appendKey(d.keys[:0], r.Request.Tenant, c.Rule, c.Key)
 	d.windows.(*window.Memory).Admit(r.Decision.DecidedAt, window.Charge{
-		Key: d.keys, Cost: c.Cost, Limit: c.Limit, Window: time.Duration(c.WindowMS) * time.Millisecond,
+		Key: d.keys, Cost: c.Cost, Limit: c.Limit, Window: milliseconds(c.WindowMS),
 		Keep: keep, Buckets: c.Buckets, CountDenied: c.Charged,
 	})
 }

@@ -122,3 +122,11 @@ func (c *Charge) stamp(at int64) int64 {
 	}
 	return at - at%part + part - 1
 }
+
+// Settle turns what a store says of a charge before it is made into what it
+// would say after.
+func (c *Charge) Settle(now time.Time) {
+	at := now.UnixMicro()
+	c.settle(at, c.stamp(at), c.Cost)
+	c.Charged = c.Cost
+}
