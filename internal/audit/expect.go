@@ -20,6 +20,9 @@ func clone(s string) string { return strings.Clone(s) }
 // wanted returns the columns of a record's row as Postgres writes them as text;
 // null ones are absent. It shares no code with what stores rows.
 func wanted(id idgen.ID, stored time.Time, r *events.Record) map[string]string {
+	if r.Control != nil {
+		return wantedControl(id, stored, r.Control)
+	}
 	q, d := &r.Request, &r.Decision
 	m := map[string]string{}
 	text := func(column, value string) {
@@ -35,7 +38,7 @@ func wanted(id idgen.ID, stored time.Time, r *events.Record) map[string]string {
 	}
 	moment := func(column string, t time.Time) {
 		if !t.IsZero() {
-			m[column] = t.UTC().Format("2006-01-02 15:04:05.999999") + "+00"
+			m[column] = timestamp(t)
 		}
 	}
 	number("id", int64(id))
@@ -82,6 +85,24 @@ func wanted(id idgen.ID, stored time.Time, r *events.Record) map[string]string {
 	text("attrs", q.Attrs)
 	return m
 }
+
+// wantedControl is wanted for what was done by hand.
+func wantedControl(id idgen.ID, stored time.Time, c *events.Control) map[string]string {
+	m := map[string]string{
+		"id": strconv.FormatInt(int64(id), 10), "ts": timestamp(stored), "decided_at": timestamp(c.At),
+		"request_id": c.ID, "tenant": c.Tenant, "identity": c.By, "user_id": c.By, "cost": "0", "count": "0",
+		"reason": string(c.Kind), "rule": c.Rule, "key": c.Key, "policy": strconv.FormatUint(c.Policy, 10),
+		"degraded": "false", "late": "false",
+	}
+	if c.Kind == events.ControlOverride {
+		m["limit_count"] = strconv.FormatInt(c.Limit, 10)
+		m["attrs"] = fmt.Sprintf(`{"window_ms":%d,"until":%q}`, c.WindowMS, c.Until.Format(time.RFC3339Nano))
+	}
+	return m
+}
+
+// timestamp is a time as Postgres writes it.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.999999") + "+00" }
 
 // differences says in which columns a row is not as wanted.
 func differences(want map[string]string, row *pg.Row) []string {

@@ -85,10 +85,11 @@ const (
 // 3. It is written to be plainly right and shares no code with what decides.
 type oracle struct {
 	windows map[windowKey]*window
-	rules   map[[2]string]bool // tenant and rule of every decision
-	trimmed bool               // the journal began before the first record
-	since   int64              // admissions before are not known
-	last    map[string]int64   // when each tenant was charged last
+	by      map[windowKey]override // by hand
+	rules   map[[2]string]bool     // tenant and rule of every decision
+	trimmed bool                   // the journal began before the first record
+	since   int64                  // admissions before are not known
+	last    map[string]int64       // when each tenant was charged last
 	records int64
 
 	seed       maphash.Seed
@@ -104,7 +105,7 @@ type charged struct{ at, bytes int64 }
 
 func newOracle() *oracle {
 	return &oracle{
-		windows: map[windowKey]*window{}, rules: map[[2]string]bool{}, since: math.MinInt64, last: map[string]int64{},
+		windows: map[windowKey]*window{}, by: map[windowKey]override{}, rules: map[[2]string]bool{}, since: math.MinInt64, last: map[string]int64{},
 		seed: maphash.MakeSeed(), young: map[uint64]charged{}, old: map[uint64]charged{},
 	}
 }
@@ -112,15 +113,12 @@ func newOracle() *oracle {
 // judge takes the next record of the journal, of size bytes, and returns what
 // is wrong with its decision.
 func (o *oracle) judge(r *events.Record, size int) []string {
+	if r.Control != nil {
+		return o.control(r.Control, size)
+	}
 	d := &r.Decision
 	t := d.DecidedAt.UnixMicro()
-	if o.records == 0 && o.trimmed {
-		o.since = t
-	}
-	o.bytes += int64(size)
-	if o.records++; o.records%sweepEvery == 0 {
-		o.sweep(t)
-	}
+	o.pass(t, size)
 	charges := r.Charges
 	if len(charges) == 0 && d.Rule != "" {
 		charges = []events.Charge{{Rule: d.Rule, Key: d.Key, Limit: d.Limit, WindowMS: d.WindowMS, Cost: d.Cost, Denied: d.Verdict == events.Deny}}
@@ -159,6 +157,50 @@ func (o *oracle) judge(r *events.Record, size int) []string {
 		faults = append(faults, fmt.Sprintf("request id %q is charged twice within %v", r.Request.ID, time.Duration(horizon)*time.Microsecond))
 	}
 	return faults
+}
+
+// pass takes note of the next record, of size bytes, made at t.
+func (o *oracle) pass(t int64, size int) {
+	if o.records == 0 && o.trimmed {
+		o.since = t
+	}
+	o.bytes += int64(size)
+	if o.records++; o.records%sweepEvery == 0 {
+		o.sweep(t)
+	}
+}
+
+// override is another limit that a key has by hand.
+type override struct{ limit, length, until int64 }
+
+// control does what was done by hand: after a reset a key's window begins anew,
+// and while an override lasts decisions bear its limit.
+func (o *oracle) control(c *events.Control, size int) []string {
+	o.pass(c.At.UnixMicro(), size)
+	key := windowKey{clone(c.Tenant), clone(c.Rule), clone(c.Key)}
+	switch c.Kind {
+	case events.ControlReset:
+		if w := o.windows[key]; w != nil {
+			w.admissions, w.sum = nil, 0
+		}
+	case events.ControlOverride:
+		o.by[key] = override{c.Limit, c.WindowMS * 1000, c.Until.UnixMicro()}
+	case events.ControlLift:
+		delete(o.by, key)
+	default:
+		return []string{fmt.Sprintf("want reset, override or lift, found %q", c.Kind)}
+	}
+	return nil
+}
+
+// skew is how far the clock of shared windows, which records bear, may be behind
+// the one that ends an override.
+const skew = int64(10 * time.Second / time.Microsecond)
+
+// heeds tells whether a charge made at t has the limit that its key has by hand.
+func (o *oracle) heeds(tenant string, t int64, c *events.Charge) bool {
+	by, ok := o.by[windowKey{tenant, c.Rule, c.Key}]
+	return !ok || t >= by.until-skew || c.Limit == by.limit && c.WindowMS*1000 == by.length
 }
 
 // shadowVerdict is what shadow rules would have decided by themselves.
@@ -215,6 +257,9 @@ func (o *oracle) decision(v events.Verdict, tenant string, t int64, charges []ev
 		state := fmt.Sprintf("rule %s, key %q: %d of %d used in the %v before %s, cost %d",
 			c.Rule, c.Key, w.sum, c.Limit, time.Duration(c.WindowMS)*time.Millisecond, instant(t), c.Cost)
 		over := w.sum+c.Cost > c.Limit
+		if !o.heeds(tenant, t, &c) {
+			faults = append(faults, "decided by another limit than its override by hand: "+state)
+		}
 		switch {
 		case t < w.unsettled:
 			o.unjudged++
@@ -273,6 +318,11 @@ func (o *oracle) sweep(t int64) {
 	for key, w := range o.windows {
 		if w.drop(t); len(w.admissions) == 0 && w.unsettled < t {
 			delete(o.windows, key)
+		}
+	}
+	for key, by := range o.by {
+		if by.until <= t {
+			delete(o.by, key)
 		}
 	}
 }

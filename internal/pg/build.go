@@ -108,7 +108,8 @@ func (b *builder) times(q *Query, now time.Time) {
 	if err == nil && err2 == nil && !from.Before(to) {
 		b.fault(&events.FieldError{Field: "from", Value: q.From, Want: "a time before to"})
 	}
-	b.where = append(b.where, `ts >= `+b.arg(from, "timestamptz"), `ts < `+b.arg(to, "timestamptz"))
+	// A row that counts nothing is no request: what was done to a key by hand.
+	b.where = append(b.where, `ts >= `+b.arg(from, "timestamptz"), `ts < `+b.arg(to, "timestamptz"), `count > 0`)
 }
 
 // selection sets what is selected and grouped by.

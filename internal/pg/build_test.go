@@ -34,7 +34,7 @@ func TestBuild(t *testing.T) {
 		`coalesce(sum(count), 0)::bigint, ` +
 		`coalesce(sum(count) FILTER (WHERE verdict = 'deny'), 0)::float8 / sum(count)::float8, ` +
 		`percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_us) FROM requests ` +
-		`WHERE ts >= $1::timestamptz AND ts < $2::timestamptz AND tenant = $3::text AND status >= $4::bigint AND ` +
+		`WHERE ts >= $1::timestamptz AND ts < $2::timestamptz AND count > 0 AND tenant = $3::text AND status >= $4::bigint AND ` +
 		`NOT ip <<= $5::inet AND user_id = ANY ($6::text[]) AND rule IS NULL ` +
 		`GROUP BY 1, 2 ORDER BY 3 DESC NULLS LAST, 1, 2 LIMIT $8::bigint`
 	if s.sql != want {

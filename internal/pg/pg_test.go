@@ -126,12 +126,15 @@ func TestEveryColumnReadsBack(t *testing.T) {
 	late.Decision.Reason, late.Decision.Cost = events.ReasonLate, 0
 	var b pg.Batch
 	b.Reset(mustCursor(t, db))
-	add(t, &b, 1, stored, full(), only6, late)
-	if got, err := db.Commit(t.Context(), &b); err != nil || got.Rows != 3 || got.DeadLetters != 0 {
+	override := events.Record{Control: &events.Control{Kind: events.ControlOverride, ID: "c1", Tenant: "acme", Rule: "per-minute", Key: "zoë",
+		Limit: 0, WindowMS: 1000, Until: stored.Add(time.Hour), By: "ann", Policy: 12, At: stored}}
+	reset := events.Record{Control: &events.Control{Kind: events.ControlReset, ID: "c2", Tenant: "acme", Rule: "per-minute", Key: "zoë", By: "ann", At: stored}}
+	add(t, &b, 1, stored, full(), only6, late, override, reset)
+	if got, err := db.Commit(t.Context(), &b); err != nil || got.Rows != 5 || got.DeadLetters != 0 {
 		t.Fatalf("commit: %+v, %v", got, err)
 	}
 	rows, err := db.RowsStored(t.Context(), 0, stored.Add(-1000), stored)
-	if err != nil || len(rows) != 3 {
+	if err != nil || len(rows) != 5 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
 	want := []map[string]string{
@@ -156,6 +159,17 @@ func TestEveryColumnReadsBack(t *testing.T) {
 			"request_id": "late", "tenant": "acme", "gateway": "g", "identity": "key", "api_key": "key", "cost": "0", "count": "1",
 			"verdict": "allow", "reason": "late", "policy": "0", "degraded": "false", "late": "true",
 		},
+		{
+			"id": "2632752345000001003", "ts": "2026-11-23 14:32:25.123456+00", "decided_at": "2026-11-23 14:32:25.123456+00",
+			"request_id": "c1", "tenant": "acme", "identity": "ann", "user_id": "ann", "cost": "0", "count": "0",
+			"reason": "override", "rule": "per-minute", "key": "zoë", "limit_count": "0", "policy": "12", "degraded": "false", "late": "false",
+			"attrs": `{"until": "2026-11-23T15:32:25.123456Z", "window_ms": 1000}`,
+		},
+		{
+			"id": "2632752345000001004", "ts": "2026-11-23 14:32:25.123456+00", "decided_at": "2026-11-23 14:32:25.123456+00",
+			"request_id": "c2", "tenant": "acme", "identity": "ann", "user_id": "ann", "cost": "0", "count": "0",
+			"reason": "reset", "rule": "per-minute", "key": "zoë", "policy": "0", "degraded": "false", "late": "false",
+		},
 	}
 	for i, row := range rows {
 		for j, name := range pg.Columns() {
@@ -166,7 +180,7 @@ func TestEveryColumnReadsBack(t *testing.T) {
 			}
 		}
 	}
-	if c := mustCursor(t, db); c != (pg.Cursor{Stream: stream, LastSeq: 1, Records: 3, LastStored: stored}) {
+	if c := mustCursor(t, db); c != (pg.Cursor{Stream: stream, LastSeq: 1, Records: 5, LastStored: stored}) {
 		t.Errorf("cursor %+v", c)
 	}
 }

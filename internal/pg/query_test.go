@@ -26,6 +26,8 @@ func TestQuery(t *testing.T) {
 		}
 		add(t, &b, seq+1, stored.Add(time.Duration(seq)*time.Minute), r)
 	}
+	// What was done by hand is no request, also where there is nothing else.
+	add(t, &b, 21, stored.Add(30*time.Minute), events.Record{Control: &events.Control{Kind: events.ControlReset, ID: "c", Tenant: "acme", Rule: "r", Key: "42", By: "ann", At: stored}})
 	if _, err := db.Commit(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
@@ -43,6 +45,7 @@ func TestQuery(t *testing.T) {
 		{`{"where":[{"col":"id","op":"=","value":"AO3272652345-000001000"}],"group_by":["id"]}`, `[{"id":"AO3272652345-000001000","count":3}]`},
 		{`{"from":"2026-11-23T14:32:26Z","to":"2026-11-23T14:33:26Z"}`, `[{"count":1}]`},
 		{`{"where":[{"col":"path","op":"!=","value":"x"}]}`, `[{"count":0}]`},
+		{`{"where":[{"col":"reason","op":"=","value":"reset"}],"group_by":["rule"],"select":["deny_share"]}`, `[]`},
 	} {
 		q, err := pg.DecodeQuery(strings.NewReader(tt.query))
 		if err != nil {

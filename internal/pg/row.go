@@ -31,8 +31,12 @@ const (
 type row []byte
 
 // appendRow appends the row of a record in COPY's binary format. It allocates
-// nothing but for records whose request matched several rules.
+// nothing but for records whose request matched several rules, and for what was
+// done by hand.
 func appendRow(dst []byte, id idgen.ID, stored time.Time, rec *events.Record) []byte {
+	if rec.Control != nil {
+		return appendControl(dst, id, stored, rec.Control)
+	}
 	q, d := &rec.Request, &rec.Decision
 	b := row(binary.BigEndian.AppendUint16(dst, requestColumnCount))
 	b.bigint(int64(id))
@@ -76,6 +80,62 @@ func appendRow(dst []byte, id idgen.ID, stored time.Time, rec *events.Record) []
 	b.charges(rec.Charges)
 	b.object(q.Attrs)
 	return b
+}
+
+// appendControl appends the row of what was done to a key by hand. It stands
+// for no request.
+func appendControl(dst []byte, id idgen.ID, stored time.Time, c *events.Control) []byte {
+	b := row(binary.BigEndian.AppendUint16(dst, requestColumnCount))
+	nulls := func(n int) {
+		for range n {
+			b.null()
+		}
+	}
+	override := c.Kind == events.ControlOverride
+	b.bigint(int64(id))
+	b.instant(stored)
+	b.instant(c.At)
+	b.null()
+	b.text(c.ID)
+	b.text(c.Tenant)
+	b.null()
+	b.text(c.By) // as identity
+	b.text(c.By)
+	nulls(6) // api_key to route
+	b.bigint(0)
+	b.bigint(0) // count
+	b.null()    // verdict
+	b.text(string(c.Kind))
+	b.text(c.Rule)
+	b.anyText(c.Key)
+	if override {
+		b.bigint(c.Limit)
+	} else {
+		b.null()
+	}
+	nulls(2) // remaining, retry_after_ms
+	b.bigint(int64(c.Policy))
+	b.boolean(false)
+	b.boolean(false)
+	nulls(5) // status to rules
+	if override {
+		b.object(overrideAttrs(c))
+	} else {
+		b.null()
+	}
+	return b
+}
+
+// overrideAttrs is what the columns do not say of an override.
+func overrideAttrs(c *events.Control) string {
+	text, err := json.Marshal(struct {
+		WindowMS int64     `json:"window_ms"`
+		Until    time.Time `json:"until"`
+	}{c.WindowMS, c.Until})
+	if err != nil {
+		panic("pg: " + err.Error()) // plain data, read from JSON
+	}
+	return string(text)
 }
 
 func (b *row) null() { b.length(-1) }
