@@ -21,6 +21,10 @@ const (
 	headerCount  = "Weir-Count"      // records in it
 	headerOwner  = "Weir-Owner"      // who appended it: one name for every Appender
 	headerReport = "Weir-Report-Seq" // sequence of the last report applied up to its end
+
+	// headerOverrides is the sequence of the oldest block that holds an override
+	// by hand still in force when the block was sent; absent if there is none.
+	headerOverrides = "Weir-Override-Seq"
 )
 
 // ErrFenced says that another owner has appended to the journal. Whoever gets
@@ -62,6 +66,8 @@ type Appender struct {
 	sent    time.Time // when the last one was sent
 	failed  func(error)
 
+	overrides uint64 // as Overrides was told
+
 	queue   []pending // blocks that are not stored, the next one first
 	ahead   int       // how many of them are under way
 	again   backoff.BackOff
@@ -77,6 +83,7 @@ type pending struct {
 	body      []byte
 	count     int
 	reportSeq uint64
+	overrides uint64
 }
 
 // Appender returns an appender that goes on after the block with sequence
@@ -104,12 +111,19 @@ func (a *Appender) Close() {
 // Last returns the sequence of the last block that is stored.
 func (a *Appender) Last() uint64 { return a.last }
 
+// Next returns the sequence that the next block sent will have.
+func (a *Appender) Next() uint64 { return a.last + uint64(len(a.queue)) + 1 }
+
+// Overrides sets what the blocks sent from now on say is the oldest block that
+// holds an override by hand still in force; 0 if there is none.
+func (a *Appender) Overrides(oldest uint64) { a.overrides = oldest }
+
 // Send takes a block of count records, one a line, to be stored after those
 // before it, and sends it unless too many are under way. reportSeq is the
 // sequence of the last report applied up to its end. The body must stay as it
 // is until the block is stored.
 func (a *Appender) Send(body []byte, count int, reportSeq uint64) {
-	a.queue = append(a.queue, pending{body, count, reportSeq})
+	a.queue = append(a.queue, pending{body, count, reportSeq, a.overrides})
 	if len(a.queue) == 1 {
 		a.begin()
 	} else if a.ahead > 0 { // else it waits for an attempt to begin anew
@@ -214,6 +228,9 @@ func (a *Appender) publish() {
 		}}
 		if a.ahead > 0 {
 			msg.Header[jetstream.ExpectedLastMsgIDHeader] = []string{a.name(a.last + uint64(a.ahead))}
+		}
+		if b.overrides > 0 {
+			msg.Header[headerOverrides] = []string{strconv.FormatUint(b.overrides, 10)}
 		}
 		msg.Reply = a.inbox + "." + strconv.Itoa(a.attempt) + "." + before
 		if err := a.journal.js.Conn().PublishMsg(msg); err != nil {

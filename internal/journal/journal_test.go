@@ -98,6 +98,36 @@ func TestBlocksComeBackInOrder(t *testing.T) {
 	}
 }
 
+// A block says which is the oldest that holds an override in force, and what was
+// done by hand is found in it without reading the rest.
+func TestControls(t *testing.T) {
+	t.Parallel()
+	j := mustCreate(t, mustJetStream(t))
+	a := mustAppender(t, j, 0, unexpected(t))
+	mustAppend(t, a, line("1"))
+	oldest := a.Next()
+	a.Overrides(oldest)
+	mustAppend(t, a, line("2"), `{"control":{"kind":"override","key":"42"}}`, "{not JSON", `{"control":{"kind":"lift","key":"7"}}`, `{"control":null}`)
+	mustAppend(t, a, line("3"))
+	a.Overrides(0)
+	mustAppend(t, a, line("4"))
+	var overrides []uint64
+	var controls []string
+	err := j.Read(t.Context(), journal.Start{Seq: 1}, 4, func(b journal.Block) error {
+		overrides = append(overrides, b.Overrides)
+		b.Controls(func(r *events.Record) {
+			controls = append(controls, fmt.Sprint(r.Control.Kind, " ", r.Control.Key, " ", r.Control.Block))
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(overrides, controls), "[0 2 2 0] [override 42 2 lift 7 2]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestOpenWithoutJournal(t *testing.T) {
 	t.Parallel()
 	if _, err := journal.Open(t.Context(), mustJetStream(t), names, 7); !errors.Is(err, journal.ErrNone) {

@@ -19,6 +19,7 @@ type Block struct {
 	Stored    time.Time // by the server's clock, whole microseconds
 	Owner     string    // who appended it
 	ReportSeq uint64    // sequence of the last report applied up to its end
+	Overrides uint64    // sequence of the oldest block with an override by hand in force; 0 if there is none
 	Count     int       // records in it, as its header says
 	Body      string    // one record a line
 }
@@ -32,6 +33,9 @@ func (b *Block) Records(each func(index int, r *events.Record) error) error {
 	for line := range strings.Lines(b.Body) {
 		err := events.DecodeRecord(strings.TrimSuffix(line, "\n"), &r)
 		if err == nil {
+			if r.Control != nil {
+				r.Control.Block = b.Seq
+			}
 			err = each(index, &r)
 		}
 		if err != nil {
@@ -43,6 +47,19 @@ func (b *Block) Records(each func(index int, r *events.Record) error) error {
 		return fmt.Errorf("block %d: header says %d records, found %d", b.Seq, b.Count, index)
 	}
 	return nil
+}
+
+// Controls calls each with what the block says was done by hand, in order, and
+// passes over what else it holds. Lines that cannot be read are for Records to
+// tell of.
+func (b *Block) Controls(each func(r *events.Record)) {
+	var r events.Record
+	for line := range strings.Lines(b.Body) {
+		if events.IsControl(line) && events.DecodeRecord(strings.TrimSuffix(line, "\n"), &r) == nil && r.Control != nil {
+			r.Control.Block = b.Seq
+			each(&r)
+		}
+	}
 }
 
 // Start is where reading begins: at a sequence or, without one, at the first
@@ -113,6 +130,11 @@ func newBlock(msg jetstream.Msg) (Block, error) {
 	}
 	if b.ReportSeq, err = strconv.ParseUint(header.Get(headerReport), 10, 64); err != nil {
 		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReport, err)
+	}
+	if text := header.Get(headerOverrides); text != "" {
+		if b.Overrides, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerOverrides, err)
+		}
 	}
 	return b, nil
 }

@@ -26,6 +26,7 @@ type block struct {
 	records int
 	answers []answer
 	text    []byte // the answers' decisions
+	done    []done // commands that are answered once it is stored
 	sent    time.Time
 }
 
@@ -103,7 +104,7 @@ func (o *owner) answer(r *events.Request, reply string, d decided) {
 // decisions go out.
 func (o *owner) send() error {
 	b := o.block
-	if b.records == 0 && len(b.answers) == 0 {
+	if b.records == 0 && len(b.answers)+len(b.done) == 0 {
 		return nil
 	}
 	o.block = o.fresh()
@@ -149,10 +150,14 @@ func (o *owner) stored(n int) error {
 	return nil
 }
 
-// pop lets out the first block's decisions and leaves it behind.
+// pop lets out the first block's decisions, tells of what was done by hand, and
+// leaves it behind.
 func (o *owner) pop() error {
 	b := o.queue[0]
 	if err := o.release(b); err != nil {
+		return err
+	}
+	if err := o.tell(b); err != nil {
 		return err
 	}
 	o.queue = slices.Delete(o.queue, 0, 1)

@@ -25,9 +25,9 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 		if stopping && len(o.checks) == 0 && !o.deciding && len(o.queue) == 0 {
 			return o.nc.FlushTimeout(drainTimeout)
 		}
-		checks, reports := o.checks, o.reports
+		checks, reports, asked := o.checks, o.reports, o.asked
 		if !o.hasRoom() {
-			checks, reports = nil, nil
+			checks, reports, asked = nil, nil, nil
 		}
 		if stopping {
 			reports = nil // they are in their stream
@@ -38,6 +38,8 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 			err = o.gather(ctx, m, nil)
 		case r := <-reports:
 			err = o.gather(ctx, nil, &r)
+		case m := <-asked:
+			err = o.serve(ctx, m)
 		case failed := <-o.decided:
 			o.deciding = false
 			err = o.conclude(failed)
@@ -87,6 +89,9 @@ func (o *owner) sweep() error {
 		o.metrics.windowBytes.Set(float64(usage.Bytes))
 		o.metrics.evictedLive.Add(float64(usage.EvictedLive - o.evicted))
 		o.evicted = usage.EvictedLive
+	}
+	if !o.deciding {
+		o.noteOverrides(now)
 	}
 	o.metrics.waiting.Set(float64(len(o.checks)))
 	if n, err := o.sub.Dropped(); err == nil && n > o.dropped {

@@ -40,9 +40,8 @@ func (l *Limiter) read(subject string, payload []byte) (events.Request, error) {
 	if err != nil {
 		return events.Request{}, err
 	}
-	if own := events.Shard(origin.Tenant, l.config.Shards); origin.Shard != own {
-		return events.Request{}, &events.FieldError{Field: "subject's shard", Value: strconv.Itoa(origin.Shard),
-			Want: fmt.Sprintf("%d: tenant %s is there, of %d shards", own, origin.Tenant, l.config.Shards)}
+	if err := l.owns(origin); err != nil {
+		return events.Request{}, err
 	}
 	r, err := events.DecodeRequest(payload, false)
 	if err != nil {
@@ -58,12 +57,16 @@ func (l *Limiter) read(subject string, payload []byte) (events.Request, error) {
 	return r, r.Validate()
 }
 
-// refuse answers a check that cannot be decided, if somebody waits for it. The
-// answer is an error of the NATS services protocol with problem details.
+// refuse answers a check that cannot be decided, if somebody waits for it.
 func (l *Limiter) refuse(m *nats.Msg, reason error) {
-	const status = http.StatusBadRequest
 	l.metrics.refused.WithLabelValues("check").Inc()
-	l.log.Debug("check refused", zap.String("subject", m.Subject), zap.Error(reason))
+	l.problem(m, http.StatusBadRequest, reason)
+}
+
+// problem answers with an error of the NATS services protocol with problem
+// details, if somebody waits.
+func (l *Limiter) problem(m *nats.Msg, status int, reason error) {
+	l.log.Debug("refused", zap.String("subject", m.Subject), zap.Error(reason))
 	if m.Reply == "" {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/window"
@@ -24,6 +25,7 @@ type owner struct {
 	sub     *nats.Subscription // of the checks
 	checks  chan *nats.Msg
 	reports chan report
+	asked   chan *nats.Msg // explains and commands
 
 	// Of the goroutine that commits alone, once run has begun.
 	decider   *decide.Decider
@@ -42,6 +44,8 @@ type owner struct {
 	decided  chan error // what the windows said
 	down     bool       // the windows could not be asked the last time
 
+	controls []events.Control // the last that were done by hand, for commands that come again
+
 	block    *block   // that is being filled
 	queue    []*block // blocks that are not in the journal, the first one first
 	queued   int      // bytes of them
@@ -59,6 +63,7 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		lease:    lease,
 		checks:   make(chan *nats.Msg, maxWaiting),
 		reports:  make(chan report, maxBlock),
+		asked:    make(chan *nats.Msg, maxAsked),
 		seen:     newSeen(),
 		batch:    make([]entry, 0, maxBlock),
 		batched:  make(map[fingerprint]struct{}, maxBlock),
@@ -96,6 +101,11 @@ func (o *owner) run(ctx context.Context) error {
 		return fmt.Errorf("take checks: %w", err)
 	}
 	o.sub = sub
+	stopAsked, err := o.takeAsked()
+	if err != nil {
+		return err
+	}
+	defer stopAsked()
 	group, inner := errgroup.WithContext(ctx)
 	stopped := make(chan struct{})
 	writes, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -109,6 +119,7 @@ func (o *owner) run(ctx context.Context) error {
 	o.once.Do(func() { close(o.ready) })
 	o.decides.Store(true)
 	defer o.decides.Store(false)
+	o.tellOfPolicy()
 	o.log.Info("deciding", zap.Uint64("policy", o.config.Policy.Revision))
 
 	<-inner.Done()

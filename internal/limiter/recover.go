@@ -42,6 +42,9 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
+	if err := o.recoverOverrides(ctx, j, extent); err != nil {
+		return recovered{}, err
+	}
 	records, err := o.replayJournal(ctx, j, extent)
 	if err != nil {
 		return recovered{}, err
@@ -60,6 +63,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
+	o.noteOverrides(o.last)
 	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.windows()),
 		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
 	return recovered{reports.CachedInfo().Created, next}, nil
@@ -81,7 +85,7 @@ func (o *owner) replayJournal(ctx context.Context, j *journal.Journal, extent jo
 	}
 	matters := Horizon + recoveryMargin
 	if o.memory != nil {
-		matters = max(o.config.Policy.LongestWindow(), Horizon) + recoveryMargin
+		matters = max(o.config.Policy.LongestWindow(), o.longestOverride(), Horizon) + recoveryMargin
 	}
 	blocks := 0
 	take := func(b journal.Block) error {
@@ -114,6 +118,12 @@ func (o *owner) replay(_ int, r *events.Record) error {
 	if !sound(r) {
 		return errors.New("charges out of bounds")
 	}
+	if r.Control != nil {
+		o.last = later(o.last, r.Control.At)
+		o.decider.Replay(r)
+		o.remember(*r.Control)
+		return nil
+	}
 	o.last = later(o.last, r.Decision.DecidedAt)
 	o.decider.Replay(r)
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
@@ -124,10 +134,13 @@ func (o *owner) replay(_ int, r *events.Record) error {
 	return nil
 }
 
-// sound tells whether a record's charges are such as a limiter makes.
+// sound tells whether a record's charges, or its override, are such as a limiter makes.
 func sound(r *events.Record) bool {
 	fits := func(cost, windowMS int64) bool {
 		return cost >= 0 && cost <= events.MaxCost && windowMS > 0 && windowMS <= policy.MaxWindow.Milliseconds()
+	}
+	if c := r.Control; c != nil {
+		return c.Kind != events.ControlOverride || fits(0, c.WindowMS) && c.Limit >= 0 && c.Limit <= policy.MaxLimit
 	}
 	if len(r.Charges) == 0 {
 		return r.Decision.Rule == "" || fits(r.Decision.Cost, r.Decision.WindowMS)
