@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -57,6 +58,7 @@ type checkCommand struct {
 	Cost    int64         `help:"Units the request weighs; 0 asks without charging." default:"1"`
 	Attrs   string        `help:"Further attributes, a JSON object."`
 	Timeout time.Duration `help:"How long to wait for the decision." default:"2s"`
+	Explain bool          `help:"Tell what would be decided, and what each rule has to do with it; charges nothing."`
 	JSON    bool          `help:"Print the decision as JSON." name:"json"`
 }
 
@@ -76,6 +78,9 @@ func (c *checkCommand) Run(ctx context.Context, out console) error {
 	g, err := c.client(ctx, c.dataFlag, c.Timeout)
 	if err != nil {
 		return err
+	}
+	if c.Explain {
+		return errors.Join(c.explain(ctx, g, request, out.out), g.Close())
 	}
 	d, err := g.Check(ctx, request)
 	if closeErr := g.Close(); err == nil {

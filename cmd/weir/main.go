@@ -22,6 +22,8 @@ type commands struct {
 	Replay   replayCommand   `cmd:"" help:"Send the requests of access logs through a running system."`
 	Query    queryCommand    `cmd:"" help:"Ask about the stored requests."`
 	Audit    auditCommand    `cmd:"" help:"Prove over what is stored that the limits held and that nothing is lost."`
+	Reset    resetCommand    `cmd:"" help:"Give a key all of its limit again, now."`
+	Override overrideCommand `cmd:"" help:"Give a key another limit until a time, end that, or list what is in force."`
 	Policy   policyCommand   `cmd:"" help:"Check, apply and look at policies."`
 	Bench    benchCommand    `cmd:"" help:"Measure a running system under load."`
 }

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,6 +37,9 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	if err != nil {
 		return s.refuseCheck(w, err)
 	}
+	if asks(r, "explain") {
+		return s.explain(w, r, request)
+	}
 	start := time.Now()
 	decision, err := s.gateway.Check(r.Context(), request)
 	switch _, wrong := errors.AsType[*events.FieldError](err); {
@@ -53,7 +57,29 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 }
 
 func (s *Server) strict(r *http.Request) bool {
-	return s.config.Strict || r.URL.RawQuery != "" && r.URL.Query().Get("strict") == "1"
+	return s.config.Strict || asks(r, "strict")
+}
+
+// asks tells whether the URL asks for something: name=1.
+func asks(r *http.Request, name string) bool {
+	return r.URL.RawQuery != "" && r.URL.Query().Get(name) == "1"
+}
+
+// explain answers with what would be decided, and why. Nothing is charged, so
+// the status is 200 also of what would be denied.
+func (s *Server) explain(w http.ResponseWriter, r *http.Request, request events.Request) int {
+	explanation, err := s.gateway.Explain(r.Context(), request)
+	switch _, wrong := errors.AsType[*events.FieldError](err); {
+	case wrong:
+		return s.refuseCheck(w, err)
+	case r.Context().Err() != nil:
+		return statusGone
+	case err != nil:
+		return later(w, "No explanation can be asked for: "+err.Error()+".")
+	}
+	w.Header()["Content-Type"] = jsonType
+	_ = json.NewEncoder(w).Encode(explanation) // a client that went away needs no answer
+	return http.StatusOK
 }
 
 // answer writes a decision, and appends it to dst on the way.

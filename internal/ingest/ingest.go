@@ -26,6 +26,7 @@ type Config struct {
 // decider is what the edge needs of a gateway client.
 type decider interface {
 	Check(ctx context.Context, r events.Request) (events.Decision, error)
+	Explain(ctx context.Context, r events.Request) (events.Explanation, error)
 	Report(ctx context.Context, requests ...events.Request) error
 	Overflow() int64
 }

@@ -20,12 +20,17 @@ import (
 
 // standIn answers in place of a gateway client.
 type standIn struct {
-	check  func(context.Context, events.Request) (events.Decision, error)
-	report func(context.Context, ...events.Request) error
+	check   func(context.Context, events.Request) (events.Decision, error)
+	explain func(context.Context, events.Request) (events.Explanation, error)
+	report  func(context.Context, ...events.Request) error
 }
 
 func (s standIn) Check(ctx context.Context, r events.Request) (events.Decision, error) {
 	return s.check(ctx, r)
+}
+
+func (s standIn) Explain(ctx context.Context, r events.Request) (events.Explanation, error) {
+	return s.explain(ctx, r)
 }
 
 func (s standIn) Report(ctx context.Context, requests ...events.Request) error {
@@ -63,6 +68,7 @@ type edge struct {
 
 type client interface {
 	Check(context.Context, events.Request) (events.Decision, error)
+	Explain(context.Context, events.Request) (events.Explanation, error)
 	Report(context.Context, ...events.Request) error
 	Overflow() int64
 }

@@ -1,0 +1,42 @@
+package ingest_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/ingest"
+)
+
+// An explanation is answered with 200, whatever it says, and never by a check.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	var result error
+	denied := allowed
+	denied.Verdict = events.Deny
+	g := standIn{explain: func(_ context.Context, r events.Request) (events.Explanation, error) {
+		if r.User != "42" {
+			t.Errorf("request %+v", r)
+		}
+		return events.Explanation{Decision: denied, Rules: []events.ExplainedRule{{Rule: "posts", Why: "when: false"}}}, result
+	}}
+	e := mustServe(t, ingest.Config{}, g, true)
+	for _, tt := range []struct {
+		err    error
+		status int
+		body   string
+	}{
+		{nil, http.StatusOK, `"rules":[{"rule":"posts","why":"when: false"}]}`},
+		{&events.FieldError{Field: "cost", Value: "-1", Want: "more"}, http.StatusBadRequest, `"field":"cost"`},
+		{errors.New("no limiter has answered"), http.StatusServiceUnavailable, "No explanation can be asked for: no limiter has answered."},
+	} {
+		result = tt.err
+		got := e.post(t, "/v1/check?explain=1", `{"tenant":"acme","user":"42"}`)
+		if got.code != tt.status || !strings.Contains(got.body, tt.body) {
+			t.Errorf("%v: %d %s", tt.err, got.code, got.body)
+		}
+	}
+}
