@@ -197,7 +197,8 @@ func (o *owner) degrade() error {
 // will never be in the journal.
 func (o *owner) leave() {
 	if o.deciding {
-		_ = <-o.decided // of what will not be answered
+		err := <-o.decided // of what will not be answered
+		o.log.Debug("decided in vain", zap.Int("requests", len(o.batch)), zap.Error(err))
 	}
 	if o.degraded {
 		o.metrics.lost.Add(float64(len(o.queue)))
