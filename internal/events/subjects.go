@@ -89,6 +89,9 @@ func (n Names) JournalStream(shard int) string {
 // ReportsStream is the stream that holds the reports of all shards.
 func (n Names) ReportsStream() string { return n.upper() + "_REPORTS" }
 
+// Limiters is where limiters tell each other that they are there.
+func (n Names) Limiters() string { return n.Prefix + ".limiter" }
+
 // LeaseBucket is the KV bucket of the shards' owners.
 func (n Names) LeaseBucket() string { return n.Prefix + "_lease" }
 

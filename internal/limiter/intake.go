@@ -16,6 +16,7 @@ import (
 
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
+	"github.com/weirhq/weir/internal/shards"
 )
 
 const (
@@ -80,7 +81,9 @@ func (l *Limiter) problem(m *nats.Msg, status int, reason error) {
 	}
 }
 
-// createReports makes the stream that keeps reports until they are decided.
+// createReports makes the stream that keeps reports until they are decided, or
+// opens it. The error is a *shards.OtherError if it is that of another number of
+// shards.
 // It keeps them for a shorter time than the journal keeps blocks, so that a
 // journal that has run empty has nothing to resume after.
 func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
@@ -89,7 +92,7 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 	for shard := range subjects {
 		subjects[shard] = names.Reports(shard)
 	}
-	stream, err := l.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name:        names.ReportsStream(),
 		Description: "requests that nobody waits for, until the limiter has decided them",
 		Subjects:    subjects,
@@ -99,7 +102,14 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 		MaxMsgSize:  events.MaxPayload + headerRoom,
 		Storage:     jetstream.FileStorage,
 		Duplicates:  Horizon,
-	})
+	}
+	stream, err := l.js.CreateStream(ctx, config)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		if _, err := shards.Find(ctx, l.js, names, l.config.Shards); err != nil {
+			return nil, err
+		}
+		stream, err = l.js.UpdateStream(ctx, config)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make stream %s: %w", names.ReportsStream(), err)
 	}
@@ -115,6 +125,9 @@ func (o *owner) takeReports(ctx context.Context, from recovered) error {
 		err := o.readReports(ctx, &from)
 		if from.nextReport != began {
 			again.Reset()
+		}
+		if _, other := errors.AsType[*shards.OtherError](err); other {
+			return backoff.Permanent(err) // a request of the same tenant may be decided elsewhere by now
 		}
 		return err
 	}
