@@ -79,6 +79,7 @@ func (l *Limiter) acquire(ctx context.Context, first bool) (*lease, error) {
 		}
 		select {
 		case <-tick.C:
+		case <-l.letGo:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -1,13 +1,14 @@
-// Package limiter decides the requests of one shard: it takes checks and
-// reports in, appends what it decided to the journal, block by block, and only
-// then lets the decisions out.
+// Package limiter decides requests: of each shard it takes checks and reports
+// in, appends what it decided to the journal, block by block, and only then lets
+// the decisions out.
 //
 // It is a group commit. While one block is on its way to the journal the next
 // one gathers, so that the cost of a durable write is shared by all who wait.
 //
 // A lease says which limiter tries; the journal says which one succeeds. An
 // owner that finds another owner's block in the journal stops, has answered
-// nobody, and stands by.
+// nobody, and stands by. A fleet divides the shards among the processes that are
+// there.
 package limiter
 
 import (
@@ -34,7 +35,7 @@ import (
 // Config is what a limiter can be told.
 type Config struct {
 	Names      events.Names  // prefix of the subjects; default weir
-	Shard      int           // the shard it owns
+	Shard      int           // the one that a Limiter owns; a Fleet works on all
 	Shards     int           // how many there are; default 1
 	Name       string        // a process takes over at once what an earlier one of its name owned; empty: waits for the lease to run out
 	JournalAge time.Duration // how long the journal keeps blocks; default a week
@@ -46,8 +47,8 @@ type Config struct {
 	// its own in memory, made again from the journal.
 	Windows decide.Windows
 	// WindowMax is how many bytes the windows in memory may take; past that those charged
-	// longest ago make room, counted, and are no longer exact. Default 1 GiB,
-	// some millions of keys.
+	// longest ago make room, counted, and are no longer exact. Of a Fleet each
+	// shard may take its part. Default 1 GiB, some millions of keys.
 	WindowMax int64
 
 	// DegradeAfter is how long a block may take until decisions go out, as
@@ -87,8 +88,8 @@ func (c *Config) Validate() error {
 	if c.DegradeAfter <= 0 {
 		faults = append(faults, fmt.Errorf("degrade-after: want a positive duration, found %v", c.DegradeAfter))
 	}
-	if c.WindowMax < 1<<20 {
-		faults = append(faults, fmt.Errorf("window-max: want 1048576 bytes or more, found %d", c.WindowMax))
+	if c.WindowMax < minWindowMax {
+		faults = append(faults, fmt.Errorf("window-max: want %d bytes or more, found %d", minWindowMax, c.WindowMax))
 	}
 	if c.BacklogMax < 1 {
 		faults = append(faults, fmt.Errorf("backlog-max: want 1 byte or more, found %d", c.BacklogMax))
@@ -103,6 +104,8 @@ func (c *Config) Validate() error {
 }
 
 const (
+	// minWindowMax is what the windows of a shard need to be of use.
+	minWindowMax = 1 << 20
 	// maxBlock is how many records a block holds at most; ids have room for
 	// 1,000.
 	maxBlock = 512
@@ -116,7 +119,8 @@ const (
 	drainTimeout = 5 * time.Second
 )
 
-// Limiter owns one shard, or waits to. Make it with New, then Run it once.
+// Limiter owns one shard, or waits to. Make it with New, then Run it; once it
+// has ended it can be Run again.
 type Limiter struct {
 	config  Config
 	nc      *nats.Conn
@@ -126,6 +130,9 @@ type Limiter struct {
 	ready   chan struct{}
 	once    sync.Once // closes ready
 	decides atomic.Bool
+	holds   atomic.Bool   // the lease
+	changed func()        // called when decides or holds has changed; nil if nobody is to know
+	letGo   chan struct{} // has room for one note that the lease may be free
 }
 
 // New makes a limiter on a connection, which stays the caller's.
@@ -141,6 +148,7 @@ func New(nc *nats.Conn, config Config, log *zap.Logger, registerer prometheus.Re
 		config: config, nc: nc, js: js, log: log.Named("limiter").With(zap.Int("shard", config.Shard)),
 		metrics: newMetrics(registerer, config.Shard),
 		ready:   make(chan struct{}),
+		letGo:   make(chan struct{}, 1),
 	}, nil
 }
 
@@ -150,6 +158,14 @@ func (l *Limiter) Ready() <-chan struct{} { return l.ready }
 // Decides tells whether the limiter takes checks now; else it stands by, or
 // rebuilds its windows.
 func (l *Limiter) Decides() bool { return l.decides.Load() }
+
+// set notes what the limiter does now.
+func (l *Limiter) set(flag *atomic.Bool, to bool) {
+	flag.Store(to)
+	if l.changed != nil {
+		l.changed()
+	}
+}
 
 // Run waits for the shard's lease, decides while it holds it, and waits again
 // when it has lost it, until ctx ends; then it commits what it has taken. The
@@ -188,6 +204,8 @@ func (l *Limiter) term(ctx context.Context, first bool) error {
 	}
 	l.metrics.owner.Set(1)
 	defer l.metrics.owner.Set(0)
+	l.set(&l.holds, true)
+	defer l.set(&l.holds, false)
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return lease.renew(inner) })
 	group.Go(func() error { return l.decide(inner, lease) })

@@ -117,8 +117,8 @@ func (o *owner) run(ctx context.Context) error {
 		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
 	}
 	o.once.Do(func() { close(o.ready) })
-	o.decides.Store(true)
-	defer o.decides.Store(false)
+	o.set(&o.decides, true)
+	defer o.set(&o.decides, false)
 	o.tellOfPolicy()
 	o.log.Info("deciding", zap.Uint64("policy", o.config.Policy.Revision))
 

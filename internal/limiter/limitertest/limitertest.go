@@ -16,14 +16,20 @@ import (
 	"github.com/weirhq/weir/internal/limiter"
 )
 
-// Start runs a limiter under the built-in policy until the test ends, and
-// returns when it decides. It does not degrade: a busy machine is not what is
-// tested.
+// Start runs a limiter of a system with one shard; see StartShards.
 func Start(tb testing.TB, nc *nats.Conn) {
 	tb.Helper()
+	StartShards(tb, nc, 1)
+}
+
+// StartShards runs a limiter under the built-in policy until the test ends, and
+// returns when it decides all shards. It does not degrade: a busy machine is not
+// what is tested.
+func StartShards(tb testing.TB, nc *nats.Conn, shards int) {
+	tb.Helper()
 	config := limiter.DefaultConfig()
-	config.DegradeAfter = time.Minute
-	l, err := limiter.New(nc, config, zap.NewNop(), prometheus.NewRegistry())
+	config.Shards, config.DegradeAfter = shards, time.Minute
+	l, err := limiter.NewFleet(nc, config, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		tb.Fatal(err)
 	}
