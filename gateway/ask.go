@@ -62,8 +62,11 @@ func (c *Client) Explain(ctx context.Context, r Request) (Explanation, error) {
 	r.ID = id
 	tenant := r.Tenant
 	r.Tenant, r.Gateway = "", ""
-	subject := c.names.Explain(events.Shard(tenant, c.config.Shards), tenant, c.config.Name)
-	return x, c.ask(ctx, subject, events.AppendRequest(nil, &r), &x)
+	shard, err := c.shard(tenant)
+	if err != nil {
+		return x, err
+	}
+	return x, c.ask(ctx, c.names.Explain(shard, tenant, c.config.Name), events.AppendRequest(nil, &r), &x)
 }
 
 // Command resets or overrides the limits of a tenant's key. It returns what was
@@ -78,12 +81,16 @@ func (c *Client) Command(ctx context.Context, tenant string, command Command) ([
 	if command.ID == "" {
 		command.ID = nuid.Next()
 	}
+	shard, err := c.shard(tenant)
+	if err != nil {
+		return nil, err
+	}
 	payload, err := json.Marshal(command)
 	if err != nil {
 		return nil, fmt.Errorf("command: %w", err)
 	}
 	var answer events.CommandAnswer
-	err = c.ask(ctx, c.names.Command(events.Shard(tenant, c.config.Shards), tenant), payload, &answer)
+	err = c.ask(ctx, c.names.Command(shard, tenant), payload, &answer)
 	return answer.Controls, err
 }
 

@@ -62,7 +62,7 @@ func TestCommandWaits(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
 	nc := testenv.Connect(t, url)
-	c := connect(t, nc, gateway.Config{})
+	c := connect(t, nc, gateway.Config{Shards: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	reset := gateway.Command{Kind: gateway.Reset, Rule: "per-minute", Key: []string{"42"}, By: "ann"}

@@ -62,7 +62,7 @@ const ReasonTimeout = events.ReasonTimeout
 type Config struct {
 	Name    string        // unique among the processes that are gateways; 1 to 64 of A-Z a-z 0-9 _ -
 	Prefix  string        // first token of every subject; default weir
-	Shards  int           // as the limiters have it; default 1
+	Shards  int           // as the limiters have it; default: found out, and no check has a decision until a limiter has been there
 	Timeout time.Duration // how long Check waits for a decision
 	OnError Verdict       // what becomes of a request without a decision, if none of the rules that charge it says
 }
@@ -90,6 +90,7 @@ type Client struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	sub    *nats.Subscription
+	shards atomic.Int32 // how many there are; 0 while that is not known
 	outbox outbox
 
 	mu      sync.Mutex // guards waiting and closed
@@ -116,13 +117,11 @@ type waiter struct {
 }
 
 // Connect makes a client on a connection, which stays the caller's. It starts
-// two goroutines, which end with Close.
+// goroutines, which end with Close. The error tells of a wrong Config, also of
+// another number of shards than the limiters have, or of the connection.
 func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if config.Prefix == "" {
 		config.Prefix = events.DefaultPrefix
-	}
-	if config.Shards == 0 {
-		config.Shards = 1
 	}
 	if err := config.validate(); err != nil {
 		return nil, err
@@ -137,6 +136,10 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 		spill:   make(chan Request, spillSize),
 	}
 	c.outbox = outbox{nc: nc, lost: c.lost}
+	shards, err := c.findShards()
+	if err != nil {
+		return nil, fmt.Errorf("gateway %s: %w", config.Name, err)
+	}
 	c.policy.Store(policy.Default())
 	c.closing, c.close = context.WithCancel(context.Background())
 	if c.sub, err = nc.Subscribe(c.names.Decisions(config.Name), c.decided); err != nil {
@@ -146,6 +149,8 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if err := nc.Flush(); err != nil {
 		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.sub.Unsubscribe())
 	}
+	c.shards.Store(int32(shards))
+	c.working.Go(c.awaitShards)
 	c.working.Go(c.reportSpilled)
 	c.working.Go(c.followPolicy)
 	return c, nil
@@ -154,7 +159,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 func (c Config) validate() error {
 	var faults []error
 	faults = append(faults, events.CheckToken("name", c.Name), events.CheckToken("prefix", c.Prefix))
-	if c.Shards < 1 || c.Shards > events.MaxShards {
+	if c.Shards < 0 || c.Shards > events.MaxShards {
 		faults = append(faults, &FieldError{Field: "shards", Value: fmt.Sprint(c.Shards), Want: fmt.Sprint("1 to ", events.MaxShards)})
 	}
 	if c.Timeout < 0 {
@@ -197,9 +202,13 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 		return Decision{}, err
 	}
 	defer c.leave(t, w)
+	check, err := c.outgoing(t, w, r)
+	if err != nil {
+		return c.undecided(r), nil
+	}
 	timer := time.NewTimer(cmp.Or(c.config.Timeout, c.policy.Load().Timeout))
 	defer timer.Stop()
-	c.outbox.send(c.outgoing(t, w, r))
+	c.outbox.send(check)
 	select {
 	case <-w.ready:
 	case <-timer.C:
@@ -217,10 +226,14 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 }
 
 // outgoing is a check as it travels; tenant and gateway are in the subject.
-func (c *Client) outgoing(t ticket, w *waiter, r Request) outgoing {
-	subject := c.names.Check(events.Shard(r.Tenant, c.config.Shards), r.Tenant, c.config.Name)
+func (c *Client) outgoing(t ticket, w *waiter, r Request) (outgoing, error) {
+	shard, err := c.shard(r.Tenant)
+	if err != nil {
+		return outgoing{}, err
+	}
+	subject := c.names.Check(shard, r.Tenant, c.config.Name)
 	r.Tenant, r.Gateway = "", ""
-	return outgoing{t, w, subject, events.AppendRequest(make([]byte, 0, 256), &r)}
+	return outgoing{t, w, subject, events.AppendRequest(make([]byte, 0, 256), &r)}, nil
 }
 
 // lost ends the wait for the answer to a check that could not be sent.

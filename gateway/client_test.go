@@ -199,7 +199,7 @@ func TestReport(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t)
 	nc := testenv.Connect(t, url)
-	c := connect(t, nc, gateway.Config{})
+	c := connect(t, nc, gateway.Config{Shards: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := c.Report(ctx, gateway.Request{ID: "0", Tenant: "acme"}); err == nil { // may be stored later
@@ -253,7 +253,7 @@ func TestReportSendsAllOrNothingOfBadInput(t *testing.T) {
 
 func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
-	c := connect(t, testenv.Connect(t, testenv.NATS(t)), gateway.Config{})
+	c := connect(t, testenv.Connect(t, testenv.NATS(t)), gateway.Config{Shards: 1})
 	for _, r := range []gateway.Request{
 		{},
 		{Tenant: "a.b"},
@@ -313,7 +313,7 @@ func TestOneOfManyGivesUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := connect(t, nc, gateway.Config{Timeout: 20 * time.Second})
+	c := connect(t, nc, gateway.Config{Shards: 1, Timeout: 20 * time.Second})
 	patient := make(chan gateway.Decision, 1)
 	go func() {
 		d, err := c.Check(context.WithoutCancel(t.Context()), gateway.Request{ID: "one", Tenant: "acme"})
@@ -337,5 +337,38 @@ func TestOneOfManyGivesUp(t *testing.T) {
 	}
 	if d := <-patient; d.Verdict != gateway.Deny {
 		t.Errorf("the one that waits: %+v, want the decision", d)
+	}
+}
+
+// A client that was told no number of shards has the limiters', also when it was
+// there before them; one that was told another number is refused.
+func TestNumberOfShards(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t)
+	early := connect(t, testenv.Connect(t, url), gateway.Config{Name: "early", Timeout: time.Second})
+	if d, err := early.Check(t.Context(), gateway.Request{ID: "early", Tenant: "acme"}); err != nil || d.Reason != gateway.ReasonTimeout {
+		t.Errorf("without a limiter: %+v, %v", d, err)
+	}
+	if _, err := early.Explain(t.Context(), gateway.Request{Tenant: "acme"}); err == nil || !strings.Contains(err.Error(), "the number of shards is not known") {
+		t.Errorf("explain without a limiter: %v", err)
+	}
+	limitertest.StartShards(t, testenv.Connect(t, url), 4)
+	late := connect(t, testenv.Connect(t, url), gateway.Config{Name: "late", Timeout: 5 * time.Second})
+	for i := range 20 {
+		tenant := fmt.Sprint("tenant-", i)
+		if d, err := late.Check(t.Context(), gateway.Request{Tenant: tenant}); err != nil || d.Reason == gateway.ReasonTimeout {
+			t.Fatalf("%s: %+v, %v", tenant, d, err)
+		}
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		d, err := early.Check(t.Context(), gateway.Request{Tenant: "acme"})
+		if err == nil && d.Reason == gateway.ReasonTimeout {
+			err = errors.New("the early client does not know the number yet")
+		}
+		return err
+	})
+	_, err := gateway.Connect(testenv.Connect(t, url), gateway.Config{Name: "wrong", Shards: 2})
+	if err == nil || !strings.Contains(err.Error(), "shards: want 4, as this system has since its first limiter was started, found 2") {
+		t.Errorf("told another number: %v", err)
 	}
 }

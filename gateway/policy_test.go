@@ -209,7 +209,7 @@ func TestWithoutJetStream(t *testing.T) {
 	if !s.ReadyForConnections(10 * time.Second) {
 		t.Fatal("the server is not ready")
 	}
-	c := connect(t, testenv.Connect(t, s.ClientURL()), gateway.Config{})
+	c := connect(t, testenv.Connect(t, s.ClientURL()), gateway.Config{Shards: 1})
 	start := time.Now()
 	d, err := c.Check(t.Context(), gateway.Request{Tenant: "acme", User: "42"})
 	if err != nil || d.Verdict != gateway.Allow || d.Reason != gateway.ReasonTimeout || d.Policy != 0 {

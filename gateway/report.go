@@ -73,7 +73,11 @@ func (c *Client) store(ctx context.Context, requests []Request) error {
 // publishReport sends one report; tenant and gateway are in the subject. When
 // too many are under way it waits for some of them.
 func (c *Client) publishReport(ctx context.Context, r Request) (jetstream.PubAckFuture, error) {
-	msg := &nats.Msg{Subject: c.names.Report(events.Shard(r.Tenant, c.config.Shards), r.Tenant, r.Gateway)}
+	shard, err := c.shard(r.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	msg := &nats.Msg{Subject: c.names.Report(shard, r.Tenant, r.Gateway)}
 	id := r.Tenant + "/" + r.ID + "/" + string(r.Reason)
 	r.Tenant, r.Gateway = "", ""
 	msg.Data = events.AppendRequest(make([]byte, 0, 256), &r)
