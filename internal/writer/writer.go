@@ -26,12 +26,13 @@ import (
 
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/pg"
+	"github.com/weirhq/weir/internal/shards"
 )
 
 // Config says what a writer does.
 type Config struct {
 	Names         events.Names  // the subjects' prefix
-	Shards        int           // all of them are written, 1 to 100
+	Shards        int           // all of them are written, to 100; 0: as many as the limiters have
 	BatchRows     int           // rows of a transaction at most, give or take a block
 	BatchBytes    int           // bytes of rows of a transaction at most, give or take a block; a shard holds two batches
 	CommitTimeout time.Duration // how long one attempt to store a batch may take, also while stopping
@@ -70,7 +71,7 @@ func (c Config) Validate() error {
 	if err := events.CheckToken("prefix", c.Names.Prefix); err != nil {
 		faults = append(faults, err)
 	}
-	number("shards", c.Shards, 1, 100)
+	number("shards", c.Shards, 0, events.MaxShards)
 	number("batch rows", c.BatchRows, 1, 1_000_000)
 	number("batch bytes", c.BatchBytes, 1, 1<<30)
 	span("commit timeout", c.CommitTimeout)
@@ -117,8 +118,12 @@ func (w *Writer) Run(ctx context.Context) error {
 		return err
 	}
 	close(w.schema)
+	n, err := w.shards(ctx)
+	if err != nil {
+		return err
+	}
 	var g errgroup.Group
-	for number := range w.config.Shards {
+	for number := range n {
 		s := newShard(w, number)
 		g.Go(func() error {
 			s.run(ctx)
@@ -126,6 +131,27 @@ func (w *Writer) Run(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
+}
+
+// shards waits until a limiter has said how many shards there are: before that
+// there is nothing to write. The error is a *shards.OtherError.
+func (w *Writer) shards(ctx context.Context) (int, error) {
+	retry := newBackOff()
+	for waiting := false; ; waiting = true {
+		n, err := shards.Find(ctx, w.js, w.config.Names, w.config.Shards)
+		if _, other := errors.AsType[*shards.OtherError](err); other {
+			return 0, err
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if !waiting {
+			w.log.Info("waiting to learn the number of shards", zap.Error(err))
+		}
+		if !sleep(ctx, retry.NextBackOff()) {
+			return 0, nil
+		}
+	}
 }
 
 func (w *Writer) migrate(ctx context.Context) error {

@@ -2,6 +2,7 @@ package writer_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/pg"
+	"github.com/weirhq/weir/internal/shards"
 	"github.com/weirhq/weir/internal/testenv"
 	"github.com/weirhq/weir/internal/writer"
 )
@@ -267,6 +269,31 @@ func TestAWriterWaitsForTheJournal(t *testing.T) {
 	e.blocks(1, 1)
 	e.caughtUp()
 	e.everyRecordOnce()
+}
+
+// A writer that was told another number of shards than there are ends at once:
+// it would leave out some.
+func TestAnotherNumberOfShards(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	_, err := e.js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: names.ReportsStream(), Subjects: []string{names.Reports(0), names.Reports(1), "weir.else.0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := pg.DefaultConfig()
+	config.URL = e.url
+	db, err := pg.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	w := writer.New(writer.DefaultConfig(), writer.Parts{DB: db, JetStream: e.js, Log: zaptest.NewLogger(t), Metrics: prometheus.NewRegistry()})
+	err = w.Run(t.Context())
+	if other, ok := errors.AsType[*shards.OtherError](err); !ok || other.Has != 2 || other.Told != 1 {
+		t.Errorf("it ended: %v", err)
+	}
 }
 
 // Of two writers one stores and the other takes over when it ends.
