@@ -24,7 +24,7 @@ type flags struct {
 	NATS     string           `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Gateway  string           `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
 	Prefix   string           `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards   int              `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
+	Shards   int              `help:"Number of shards; default: what the limiters have." env:"WEIR_SHARDS"`
 	Timeout  time.Duration    `help:"How long a check waits for its decision; default: as the policy says." env:"WEIR_TIMEOUT"`
 	OnError  *gateway.Verdict `help:"What becomes of a check without a decision, allow or deny, if no rule of the policy says; default: as its defaults say." enum:"allow,deny" env:"WEIR_ON_ERROR"`
 	Strict   bool             `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`

@@ -1,7 +1,8 @@
-// Limiter decides the requests of one shard.
+// Limiter decides the requests of all shards, together with other limiters.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -17,18 +18,18 @@ import (
 	"github.com/weirhq/weir/internal/revision"
 	"github.com/weirhq/weir/internal/serve"
 	"github.com/weirhq/weir/internal/service"
+	"github.com/weirhq/weir/internal/shards"
 )
 
 // flags go before the environment, and that before the defaults.
 type flags struct {
 	NATS       string        `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Prefix     string        `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shard      int           `help:"Shard to own." default:"0" env:"WEIR_SHARD"`
-	Shards     int           `help:"Number of shards." default:"1" env:"WEIR_SHARDS"`
-	Name       string        `help:"Name of this limiter: after a crash it goes on at once, instead of waiting until its lease has run out." env:"WEIR_LIMITER_NAME"`
+	Shards     int           `help:"Number of shards, which the first limiter of a system says for good; default: what the system has, 1 if it is new." env:"WEIR_SHARDS"`
+	Name       string        `help:"Name of this limiter, which no other has: after a crash it goes on at once, instead of waiting until its leases have run out." env:"WEIR_LIMITER_NAME"`
 	Policy     string        `help:"Policy file to apply before deciding; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
 	Redis      string        `help:"URL of a Redis server to keep the windows on, for limiters to share: redis://, rediss:// or unix://; with ?addr= for each further node a cluster, with ?master_name= one that Sentinels watch. Default: in memory, made again from the journal." env:"WEIR_REDIS"`
-	WindowMax  int64         `help:"Bytes that the windows in memory may take; past that those charged longest ago make room, counted." default:"1073741824" env:"WEIR_WINDOW_MAX"`
+	WindowMax  int64         `help:"Bytes that the windows in memory may take, each shard an equal part; past that those charged longest ago make room, counted." default:"1073741824" env:"WEIR_WINDOW_MAX"`
 	Degrade    time.Duration `help:"How long a block may take until decisions go out, as degraded, before the journal has them." default:"50ms" env:"WEIR_DEGRADE_AFTER" name:"degrade-after"`
 	JournalAge time.Duration `help:"How long the journal keeps blocks." default:"168h" env:"WEIR_JOURNAL_AGE"`
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
@@ -40,7 +41,7 @@ func main() { service.Main("limiter", run) }
 
 func run(ctx context.Context, args []string) error {
 	var f flags
-	if err := service.Parse(&f, "limiter", "Decides the requests of one shard of Weir.", args); err != nil {
+	if err := service.Parse(&f, "limiter", "Decides the requests of Weir, together with other limiters.", args); err != nil {
 		return err
 	}
 	log, registry, err := service.Observe()
@@ -60,8 +61,7 @@ func run(ctx context.Context, args []string) error {
 
 	config := limiter.DefaultConfig()
 	config.Names = events.Names{Prefix: f.Prefix}
-	config.Shard, config.Shards, config.Name = f.Shard, f.Shards, f.Name
-	config.WindowMax = f.WindowMax
+	config.Name, config.WindowMax = f.Name, f.WindowMax
 	if f.Redis != "" {
 		windows, err := limiter.OpenWindows(f.Redis, config.Names)
 		if err != nil {
@@ -75,17 +75,21 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if config.Shards, err = shards.Find(ctx, js, config.Names, f.Shards); err != nil {
+		return err
+	}
+	config.Shards = cmp.Or(config.Shards, 1)
 	if config.Policy, err = revision.Open(ctx, js, config.Names, f.Policy); err != nil {
 		return err
 	}
-	l, err := limiter.New(nc, config, log, registry)
+	l, err := limiter.NewFleet(nc, config, log, registry)
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
 	serve.Operations(mux, func(context.Context) error {
 		if !l.Decides() {
-			return errors.New("another limiter owns the shard, or the windows are being rebuilt from the journal")
+			return errors.New("a shard that is for this limiter is not decided yet: its lease has to run out, or its windows are being rebuilt from the journal")
 		}
 		return nil
 	}, registry, log)

@@ -75,7 +75,7 @@ type busFlags struct {
 // natsFlags are for commands that talk to shards.
 type natsFlags struct {
 	busFlags
-	Shards int `help:"Number of shards, as the limiters have it." default:"1" env:"WEIR_SHARDS"`
+	Shards int `help:"Number of shards; default: what the limiters have." env:"WEIR_SHARDS"`
 }
 
 // connectTimeout bounds how long a command looks for a running system.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/internal/audit"
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/shards"
 )
 
 type auditCommand struct {
@@ -37,8 +38,16 @@ func (c *auditCommand) Run(ctx context.Context, out console) error {
 	if err != nil {
 		return err
 	}
+	names := events.Names{Prefix: c.Prefix}
+	number, err := shards.Find(ctx, js, names, c.Shards)
+	if err != nil {
+		return err
+	}
+	if number == 0 {
+		return errors.New("audit: no limiter has said yet how many shards there are: say --shards N")
+	}
 	report, err := audit.Run(ctx, audit.Options{
-		DB: db, JetStream: js, Names: events.Names{Prefix: c.Prefix}, Shards: c.Shards, Wait: c.Wait,
+		DB: db, JetStream: js, Names: names, Shards: number, Wait: c.Wait,
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,12 +27,14 @@ import (
 	"github.com/weirhq/weir/internal/revision"
 	"github.com/weirhq/weir/internal/serve"
 	"github.com/weirhq/weir/internal/service"
+	"github.com/weirhq/weir/internal/shards"
 	"github.com/weirhq/weir/internal/writer"
 )
 
 type upCommand struct {
 	Data          string `help:"Directory of everything that is stored." default:".weir" env:"WEIR_DATA" type:"path"`
 	Policy        string `help:"Policy file to apply; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
+	Shards        int    `help:"Number of shards, which the first start says for good; default: what the system has, 1 if it is new." env:"WEIR_SHARDS"`
 	ReadyFile     string `help:"File that gets the addresses, as JSON, once everything serves." env:"WEIR_READY_FILE" type:"path"`
 	NATS          string `help:"URL of a NATS server with JetStream to use instead of the embedded one." env:"WEIR_NATS" name:"nats"`
 	Postgres      string `help:"URL of a Postgres database to use instead of the private cluster." env:"WEIR_POSTGRES" name:"postgres"`
@@ -76,9 +79,10 @@ type up struct {
 	addresses        addresses
 	postgres         *embedded.Postgres // nil if it is somebody else's
 	policy           *policy.Policy
+	shards           int
 	client           *gateway.Client
 	edge             *ingest.Server
-	limiter          *limiter.Limiter
+	limiter          *limiter.Fleet
 	writer           *writer.Writer
 }
 
@@ -183,6 +187,11 @@ func (u *up) openLimiter(ctx context.Context) error {
 		return err
 	}
 	config := limiter.DefaultConfig()
+	if config.Shards, err = shards.Find(ctx, js, config.Names, u.Shards); err != nil {
+		return err
+	}
+	config.Shards = cmp.Or(config.Shards, 1)
+	u.shards = config.Shards
 	if u.policy, err = revision.Open(ctx, js, config.Names, u.Policy); err != nil {
 		return err
 	}
@@ -195,7 +204,7 @@ func (u *up) openLimiter(ctx context.Context) error {
 		u.opened(windows.Close)
 		config.Windows = windows
 	}
-	u.limiter, err = limiter.New(nc, config, u.log, u.registry)
+	u.limiter, err = limiter.NewFleet(nc, config, u.log, u.registry)
 	return err
 }
 
@@ -204,7 +213,7 @@ func (u *up) openIngest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	u.client, err = gateway.Connect(nc, gateway.Config{Name: "ingest"})
+	u.client, err = gateway.Connect(nc, gateway.Config{Name: "ingest", Shards: u.shards})
 	if err != nil {
 		return err
 	}
@@ -225,7 +234,9 @@ func (u *up) openWriter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	u.writer = writer.New(writer.DefaultConfig(), writer.Parts{DB: db, JetStream: js, Log: u.log, Metrics: u.registry})
+	written := writer.DefaultConfig()
+	written.Shards = u.shards
+	u.writer = writer.New(written, writer.Parts{DB: db, JetStream: js, Log: u.log, Metrics: u.registry})
 	return nil
 }
 

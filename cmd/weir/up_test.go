@@ -207,6 +207,41 @@ func TestUpEndsWithItsParts(t *testing.T) {
 	})
 }
 
+// A system with four shards is told so once.
+func TestUpWithShards(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "weir")
+	s := up(t, data, "--shards=4")
+	for i := range 12 {
+		out, err := weir(t, "check", "--data", data, "--tenant", fmt.Sprint("tenant-", i), "--user=42")
+		if err != nil || !strings.HasPrefix(out, `allow by rule per-minute: key "42", 255 of 256 left`) {
+			t.Errorf("tenant-%d: %v\n%s", i, err, out)
+		}
+	}
+	if _, d := s.check(t, "42"); d.Remaining != 255 {
+		t.Errorf("over HTTP: %+v", d)
+	}
+	out, err := weir(t, "audit", "--data", data)
+	if err != nil || !strings.Contains(out, "shard 3: ") || strings.Contains(out, "no journal") || strings.Contains(out, " 0 records") {
+		t.Errorf("weir audit: %v\n%s", err, out)
+	}
+	const want = "shards: want 4, as this system has since its first limiter was started, found 2"
+	if out, err := weir(t, "check", "--data", data, "--tenant=acme", "--shards=2"); err == nil || !strings.Contains(out, want) {
+		t.Errorf("a check of another number: %v\n%s", err, out)
+	}
+	if err := s.Process.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"up", "--data", data, "--shards=2"}, freePorts...)
+	if out, err := weir(t, args...); err == nil || !strings.Contains(out, want) {
+		t.Errorf("a start with another number: %v\n%s", err, out)
+	}
+	s = up(t, data)
+	if _, d := s.check(t, "42"); d.Remaining != 254 {
+		t.Errorf("a start that is not told: %+v", d)
+	}
+}
+
 func TestUpAppliesAPolicyAndKeepsIt(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

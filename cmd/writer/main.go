@@ -21,7 +21,7 @@ type flags struct {
 	NATS     string `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Postgres string `help:"URL of the Postgres database." required:"" env:"WEIR_POSTGRES" name:"postgres"`
 	Prefix   string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards   int    `help:"Number of shards; all of them are written." default:"1" env:"WEIR_SHARDS"`
+	Shards   int    `help:"Number of shards, all of which are written; default: what the limiters have." env:"WEIR_SHARDS"`
 	HTTPAddr string `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
 	Insecure bool   `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
 }
