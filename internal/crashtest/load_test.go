@@ -44,6 +44,7 @@ type load struct {
 	timedOut map[string]bool             // checks that had to do without, at least once
 	reported map[string]bool             // reports that were acknowledged
 	seen     map[sight]string            // decisions that went over the wire
+	newest   map[string]time.Time        // when a tenant's check was answered last
 }
 
 // sight is a decision's request, and whether the decision tells of a gateway
@@ -57,12 +58,12 @@ type sight struct {
 func (s *system) load() *load {
 	s.Helper()
 	nc := testenv.Connect(s.T, s.nats)
-	client, err := gateway.Connect(nc, gateway.Config{Name: "crash", Timeout: checkTimeout})
+	client, err := gateway.Connect(nc, gateway.Config{Name: "crash", Shards: s.shards, Timeout: checkTimeout})
 	if err != nil {
 		s.Fatal(err)
 	}
 	l := &load{t: s.T, client: client, decided: map[string]gateway.Decision{}, timedOut: map[string]bool{},
-		reported: map[string]bool{}, seen: map[sight]string{}}
+		reported: map[string]bool{}, seen: map[sight]string{}, newest: map[string]time.Time{}}
 	observer := testenv.Connect(s.T, s.nats)
 	if l.watch, err = observer.Subscribe(names.AllDecisions(), l.observe); err != nil {
 		s.Fatal(err)
@@ -91,7 +92,7 @@ func request(kind string, n int) gateway.Request {
 	if n%2 == 0 {
 		user = fmt.Sprint("user-", n)
 	}
-	return gateway.Request{ID: fmt.Sprint(kind, n), Tenant: fmt.Sprint("tenant-", n%3), User: user, Method: "GET", Path: "/api/order/history/"}
+	return gateway.Request{ID: fmt.Sprint(kind, n), Tenant: fmt.Sprint("tenant-", n%7), User: user, Method: "GET", Path: "/api/order/history/"}
 }
 
 // wrong tells of a fault.
@@ -120,6 +121,7 @@ func (l *load) ask(ctx context.Context, worker int) {
 				continue
 			}
 			l.decided[r.ID] = d
+			l.newest[r.Tenant] = time.Now()
 			l.mu.Unlock()
 			l.answers.Add(1)
 			break
@@ -176,6 +178,27 @@ func (l *load) awaitAnswers(n int64) {
 		}
 		return nil
 	})
+}
+
+// awaitEachTenant waits until a check of each tenant, all of which were asked for
+// before, has been answered after a moment, and returns when the last one was.
+func (l *load) awaitEachTenant(after time.Time) (last time.Time) {
+	l.t.Helper()
+	testenv.Eventually(l.t, patience, func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		last = after
+		for tenant, at := range l.newest {
+			if !at.After(after) {
+				return fmt.Errorf("no answer for %s", tenant)
+			}
+			if at.After(last) {
+				last = at
+			}
+		}
+		return nil
+	})
+	return last
 }
 
 // stop ends the load when nothing of it is under way any more.

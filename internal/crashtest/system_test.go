@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -25,12 +26,13 @@ func decode(payload []byte) (gateway.Decision, error) { return events.DecodeDeci
 type system struct {
 	*testing.T
 	nats, postgres string // URLs
+	shards         int
 	conn           *pgx.Conn
 }
 
 func newSystem(t *testing.T) *system {
 	t.Helper()
-	s := &system{T: t, nats: testenv.NATS(t), postgres: testenv.Postgres(t)}
+	s := &system{T: t, nats: testenv.NATS(t), postgres: testenv.Postgres(t), shards: 1}
 	var err error
 	if s.conn, err = pgx.Connect(t.Context(), s.postgres); err != nil {
 		t.Fatal(err)
@@ -50,7 +52,7 @@ func (s *system) limiter(name string) *testenv.Process {
 // limiterThatDegrades starts a limiter that waits only so long for the journal.
 func (s *system) limiterThatDegrades(name, after string) *testenv.Process {
 	s.Helper()
-	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0", "--name", name, "--degrade-after", after)
+	return testenv.Start(s.T, testenv.Build(s.T, "./cmd/limiter"), "--nats", s.nats, "--http-addr", "127.0.0.1:0", "--shards", strconv.Itoa(s.shards), "--name", name, "--degrade-after", after)
 }
 
 func (s *system) writer() *testenv.Process {
@@ -60,8 +62,8 @@ func (s *system) writer() *testenv.Process {
 
 // rows counts the records that are stored; there may be no tables yet.
 func (s *system) rows() (n int64) {
-	err := s.conn.QueryRow(s.Context(), `SELECT records FROM writer_cursor`).Scan(&n)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	err := s.conn.QueryRow(s.Context(), `SELECT coalesce(sum(records), 0)::bigint FROM writer_cursor`).Scan(&n)
+	if err != nil {
 		return 0
 	}
 	return n
@@ -182,7 +184,7 @@ func (s *system) audit() {
 		s.Fatal(err)
 	}
 	defer db.Close()
-	report, err := audit.Run(s.Context(), audit.Options{DB: db, JetStream: js, Names: names, Shards: 1, Wait: patience})
+	report, err := audit.Run(s.Context(), audit.Options{DB: db, JetStream: js, Names: names, Shards: s.shards, Wait: patience})
 	if err != nil {
 		s.Fatal(err)
 	}
