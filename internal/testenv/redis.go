@@ -102,7 +102,7 @@ func serves(ctx context.Context, client *redis.Client, nodes int) error {
 	if err != nil {
 		return err
 	}
-	for _, want := range []string{"cluster_state:ok", fmt.Sprintf("cluster_known_nodes:%d", nodes)} {
+	for _, want := range []string{"cluster_state:ok", "cluster_slots_ok:16384", fmt.Sprintf("cluster_known_nodes:%d", nodes)} {
 		if !strings.Contains(text, want) {
 			return errors.New("not " + want)
 		}
