@@ -12,6 +12,9 @@
 -- nine years, of which one is ahead of now. So the units of any stretch are a
 -- difference, its ends are found by halving, and an entry takes 13 bytes
 -- whatever its units.
+--
+-- Constant arguments of commands are strings: Redis prints numbers with all their
+-- digits first.
 
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local floor, min, max = math.floor, math.min, math.max
@@ -44,14 +47,17 @@ local states, order = {}, {}
 local function load(key)
   local s = states[key]
   if s then return s end
-  s = { key = key, keep = 0, was = 0 }
-  local tail = call('LRANGE', key, -2, -1)
+  s = { -- all its fields at once, because a table that grows is copied
+    key = key, held = false, stored = false, keep = 0, base = 0, oldest = 0, first = 0, newest = 0, sum = 0,
+    was = 0, stamp = 0, dirty = false, new = false, fresh = false, longer = false,
+  }
+  local tail = call('LRANGE', key, '-2', '-1')
   if tail[2] then
     s.held = true   -- it has entries
     s.stored = true -- the list exists
     s.keep, s.base = unpack(FORMAT, tail[2])
     s.oldest, s.first = decode(tail[1]) -- time and sum of the oldest entry
-    s.newest, s.sum = decode(call('LINDEX', key, 0))
+    s.newest, s.sum = decode(call('LINDEX', key, '0'))
     s.was = s.newest
   end
   states[key] = s
@@ -72,7 +78,7 @@ local function flush(s)
     elseif s.fresh then
       call('LPUSH', s.key, entry)
     else
-      call('LSET', s.key, 0, entry)
+      call('LSET', s.key, '0', entry)
     end
   end
   local slack = floor(s.keep / 8) + 1
@@ -113,7 +119,7 @@ end
 local function cut(s, place, time, sum, base)
   if place > 2 then call('LTRIM', s.key, 0, 1 - place) end
   s.oldest, s.first, s.base = time, sum, base
-  call('LSET', s.key, -1, pack(FORMAT, s.keep, base))
+  call('LSET', s.key, '-1', pack(FORMAT, s.keep, base))
 end
 
 -- touch drops what is no longer kept, and keeps the rest for at least span.
@@ -131,7 +137,7 @@ local function touch(s, span)
   elseif span > s.keep then
     s.keep = span
     flush(s)
-    call('LSET', s.key, -1, pack(FORMAT, s.keep, s.base))
+    call('LSET', s.key, '-1', pack(FORMAT, s.keep, s.base))
     s.longer = true
   end
 end
@@ -210,7 +216,6 @@ local charges = {}
 while at <= #requests do
   local fill, n
   fill, n, at = unpack('>BI2', requests, at)
-  local admitted = true
   for i = 1, n do
     local c = charges[i] or {}
     charges[i], key = c, key + 1
@@ -222,7 +227,6 @@ while at <= #requests do
     if fill == 1 then
       touch(c.state, span)
       judge(c, c.cost)
-      admitted = admitted and c.fits
       c.charged = min(c.cost, c.remaining)
       settle(c, c.stamp, c.charged)
       add(c.state, c.stamp, c.charged)
@@ -233,6 +237,7 @@ while at <= #requests do
       touch(charges[i].state, charges[i].span)
       charges[i].state.stamp = 0
     end
+    local admitted = true
     for i = 1, n do
       charges[i].state.stamp = max(charges[i].state.stamp, charges[i].stamp)
       judge(charges[i], charges[i].units)
@@ -258,7 +263,6 @@ while at <= #requests do
       end
     end
   end
-  out[#out + 1] = pack('>B', admitted and 1 or 0)
   for i = 1, n do
     local c = charges[i]
     out[#out + 1] = pack('>BI5I5I7I7', (c.fits and 1 or 0) + (c.never and 2 or 0), c.charged, c.remaining, c.reset, c.retry)

@@ -107,7 +107,7 @@ func appendCharge(dst []byte, charges []Charge, one int) []byte {
 func decode(answer string, batch []Request, group []int) error {
 	want := 7
 	for _, i := range group {
-		want += 1 + 25*len(batch[i].Charges)
+		want += 25 * len(batch[i].Charges)
 	}
 	if len(answer) != want {
 		return fmt.Errorf("an answer of %d bytes, want %d", len(answer), want)
@@ -122,11 +122,12 @@ func decode(answer string, batch []Request, group []int) error {
 	at := time.UnixMicro(number(7)).UTC()
 	for _, i := range group {
 		req := &batch[i]
-		req.At, req.Admitted = at, number(1) == 1
+		req.At, req.Admitted = at, true
 		for j := range req.Charges {
 			c := &req.Charges[j]
 			flags := number(1)
 			c.Fits = flags&1 != 0
+			req.Admitted = req.Admitted && c.Fits
 			c.Charged, c.Remaining = number(5), number(5)
 			c.Reset = time.Duration(number(7)) * time.Microsecond
 			if c.RetryAfter = time.Duration(number(7)) * time.Microsecond; flags&2 != 0 {
