@@ -6,12 +6,13 @@
 -- Returns  the instant and what became of the charges, packed.
 --
 -- A key is a list. Its tail says how far back entries are kept (microseconds)
--- and the sum of all units admitted before the oldest entry; before it come the
--- entries, oldest last, each its time and the sum of all units admitted up to
--- and with it. Sums are modulo 2^40, times grow from entry to entry, modulo 2^48:
--- nine years, of which one is ahead of now. So the units of any stretch are a
--- difference, its ends are found by halving, and an entry takes 13 bytes
--- whatever its units.
+-- and the sum of all units admitted before the oldest entry, and repeats that
+-- entry, of whose sum it may lack what came later at the same instant. Before the
+-- tail come the entries, oldest last, each its time and the sum of all units
+-- admitted up to and with it. Sums are modulo 2^40, times grow from entry to entry,
+-- modulo 2^48: nine years, of which one is ahead of now. So the units of any
+-- stretch are a difference, its ends are found by halving, and an entry takes 13
+-- bytes whatever its units.
 --
 -- Constant arguments of commands are strings: Redis prints numbers with all their
 -- digits first.
@@ -19,7 +20,7 @@
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local floor, min, max = math.floor, math.min, math.max
 local SUMS, TIMES, BEHIND = 2 ^ 40, 2 ^ 48, 2 ^ 48 - 2 ^ 45
-local FORMAT = '>I6I5'
+local FORMAT, TAIL = '>I6I5', '>I6I5I6I5'
 
 local injected = ARGV[2] ~= ''
 local now
@@ -30,39 +31,39 @@ else
   now = t[1] * 1000000 + t[2]
 end
 
--- encode and decode turn an entry's time and sum into what the list has.
-local function encode(time, sum)
-  return pack(FORMAT, time % TIMES, sum)
-end
-
-local function decode(entry)
-  local time, sum = unpack(FORMAT, entry)
+-- when returns the time that the list has modulo 2^48.
+local function when(time)
   local age = (now - time) % TIMES
   if age > BEHIND then age = age - TIMES end
-  return now - age, sum
+  return now - age
 end
 
-local states, order = {}, {}
+-- decode returns an entry's time and sum.
+local function decode(entry)
+  local time, sum = unpack(FORMAT, entry)
+  return when(time), sum
+end
 
-local function load(key)
-  local s = states[key]
-  if s then return s end
-  s = { -- all its fields at once, because a table that grows is copied
-    key = key, held = false, stored = false, keep = 0, base = 0, oldest = 0, first = 0, newest = 0, sum = 0,
-    was = 0, stamp = 0, dirty = false, new = false, fresh = false, longer = false,
-  }
-  local tail = call('LRANGE', key, '-2', '-1')
-  if tail[2] then
-    s.held = true   -- it has entries
-    s.stored = true -- the list exists
-    s.keep, s.base = unpack(FORMAT, tail[2])
-    s.oldest, s.first = decode(tail[1]) -- time and sum of the oldest entry
+-- tail returns what the list ends with.
+local function tail(s)
+  return pack(TAIL, s.keep, s.base, s.oldest % TIMES, s.first)
+end
+
+-- load fills a state with what the server has of a key. Each is used for one
+-- request after the other, because making one costs as much as a command.
+local function load(s, key)
+  s.key, s.stamp = key, 0
+  s.dirty, s.new, s.fresh, s.longer = false, false, false, false
+  local last = call('LINDEX', key, '-1')
+  if last then
+    s.held, s.stored = true, true -- it has entries; the list exists
+    s.keep, s.base, s.oldest, s.first = unpack(TAIL, last)
+    s.oldest = when(s.oldest)
     s.newest, s.sum = decode(call('LINDEX', key, '0'))
     s.was = s.newest
+  else
+    s.held, s.stored, s.keep, s.was = false, false, 0, 0
   end
-  states[key] = s
-  order[#order + 1] = s
-  return s
 end
 
 -- flush writes the newest entry. The key lives until that has left, and up to an
@@ -70,10 +71,10 @@ end
 -- for the clock of a replica that takes over.
 local function flush(s)
   if s.dirty then
-    local entry = encode(s.newest, s.sum)
+    local entry = pack(FORMAT, s.newest % TIMES, s.sum)
     if s.new then
       if s.stored then call('DEL', s.key) end
-      call('RPUSH', s.key, entry, pack(FORMAT, s.keep, s.base))
+      call('RPUSH', s.key, entry, tail(s))
       s.stored = true
     elseif s.fresh then
       call('LPUSH', s.key, entry)
@@ -82,7 +83,7 @@ local function flush(s)
     end
   end
   local slack = floor(s.keep / 8) + 1
-  if not injected and s.stored and (s.new or s.longer or floor(s.was / slack) ~= floor(s.newest / slack)) then
+  if not injected and s.stored and (s.new or s.longer or s.newest % slack < s.newest - s.was) then
     call('PEXPIRE', s.key, floor((s.newest - now + s.keep + slack) / 1000) + 1001)
     s.was = s.newest
   end
@@ -119,7 +120,7 @@ end
 local function cut(s, place, time, sum, base)
   if place > 2 then call('LTRIM', s.key, 0, 1 - place) end
   s.oldest, s.first, s.base = time, sum, base
-  call('LSET', s.key, '-1', pack(FORMAT, s.keep, base))
+  call('LSET', s.key, '-1', tail(s))
 end
 
 -- touch drops what is no longer kept, and keeps the rest for at least span.
@@ -137,7 +138,7 @@ local function touch(s, span)
   elseif span > s.keep then
     s.keep = span
     flush(s)
-    call('LSET', s.key, '-1', pack(FORMAT, s.keep, s.base))
+    call('LSET', s.key, '-1', tail(s))
     s.longer = true
   end
 end
@@ -196,7 +197,7 @@ local function judge(c, units)
     c.never = true
   elseif not c.fits then
     local leave = used + units - c.limit
-    if (sum - before) % SUMS < leave then
+    if (sum - before) % SUMS < leave then -- not the oldest alone, or more of it than the tail knows
       local from, _ = time
       _, time = search(s, function(t, total) return t >= from and (total - before) % SUMS >= leave end)
     end
@@ -211,52 +212,61 @@ local function settle(c, stamp, units)
 end
 
 local requests, at, key = ARGV[1], 1, 0
-local out = { pack('>I7', now) }
-local charges = {}
+local out, charges = { pack('>I7', now) }, {}
 while at <= #requests do
   local fill, n
   fill, n, at = unpack('>BI2', requests, at)
   for i = 1, n do
-    local c = charges[i] or {}
-    charges[i], key = c, key + 1
-    local counts, part, span
+    local c = charges[i]
+    if not c then
+      c = { own = {} }
+      charges[i] = c
+    end
+    key = key + 1
+    local name, s = KEYS[key]
+    for j = 1, i - 1 do
+      if charges[j].state.key == name then s = charges[j].state end
+    end
+    if not s then
+      s = c.own
+      load(s, name)
+    end
+    local counts, span, part
     counts, c.cost, c.units, c.limit, c.window, span, part, at = unpack('>BI5I5I5I6I6I6', requests, at)
-    c.counts, c.charged = counts == 1, 0
-    c.stamp = now - math.fmod(now, part) + part - 1
-    c.state, c.span = load(KEYS[key]), span
+    c.state, c.counts, c.charged = s, counts == 1, 0
+    local stamp = part > 1 and now - now % part + part - 1 or now
+    touch(s, span)
     if fill == 1 then
-      touch(c.state, span)
       judge(c, c.cost)
       c.charged = min(c.cost, c.remaining)
-      settle(c, c.stamp, c.charged)
-      add(c.state, c.stamp, c.charged)
+      settle(c, stamp, c.charged)
+      add(s, stamp, c.charged)
+    elseif stamp > s.stamp then
+      s.stamp = stamp
     end
   end
   if fill == 0 then
-    for i = 1, n do
-      touch(charges[i].state, charges[i].span)
-      charges[i].state.stamp = 0
-    end
     local admitted = true
     for i = 1, n do
-      charges[i].state.stamp = max(charges[i].state.stamp, charges[i].stamp)
-      judge(charges[i], charges[i].units)
-      admitted = admitted and charges[i].fits
+      local c = charges[i]
+      judge(c, c.units)
+      admitted = admitted and c.fits
     end
     for i = 1, n do
       local c = charges[i]
       if admitted then
         settle(c, c.state.stamp, c.units)
         c.charged = c.cost
+        add(c.state, c.state.stamp, c.cost)
       elseif c.counts then
         c.charged = min(c.cost, c.limit)
         if c.charged > 0 then trim(c.state, c.limit - c.charged) end
+        add(c.state, c.state.stamp, c.charged)
       end
-      add(c.state, c.state.stamp, c.charged)
     end
-    for i = 1, n do
+    for i = 1, admitted and 0 or n do
       local c = charges[i]
-      if not admitted and c.counts then
+      if c.counts then
         local fits = c.fits
         judge(c, c.units)
         c.fits = fits
@@ -265,10 +275,8 @@ while at <= #requests do
   end
   for i = 1, n do
     local c = charges[i]
+    if c.state.dirty or c.state.longer then flush(c.state) end
     out[#out + 1] = pack('>BI5I5I7I7', (c.fits and 1 or 0) + (c.never and 2 or 0), c.charged, c.remaining, c.reset, c.retry)
   end
-end
-for _, s in ipairs(order) do
-  if s.dirty or s.longer then flush(s) end
 end
 return table.concat(out)

@@ -43,9 +43,11 @@ end
 if units == found then
   if redis.call('LLEN', key) == 2 then
     redis.call('DEL', key)
-  else
-    redis.call('LSET', key, #places - 1, '')
-    redis.call('LREM', key, 1, '')
+    return units
   end
+  redis.call('LSET', key, #places - 1, '')
+  redis.call('LREM', key, 1, '')
 end
+-- The tail repeats the oldest entry.
+redis.call('LSET', key, -1, tail:sub(1, struct.size(FORMAT)) .. redis.call('LINDEX', key, -2))
 return units
