@@ -48,8 +48,8 @@ benchmarks: ## every benchmark once, so that none rots
 	@scripts/install.sh test
 	@grep -rl --include='*_test.go' '^func Benchmark' cmd gateway internal | xargs -r -n1 dirname | sort -u | sed 's|^|./|' | \
 		REQUIRE_ENV=1 xargs -r go test -race -run '^$$' -bench . -benchtime 1x
-	cd bench && go vet ./... && go run . -rounds 1 -duration 50ms -records 10000
+	cd bench && go vet ./... && go run . -rounds 1 -duration 50ms -records 10000 -keys 10000
 
-bench: ## measure against bare NATS and bare COPY, in about two minutes
-	@scripts/install.sh run
+bench: ## measure against bare NATS, bare COPY and other limiters, in about four minutes
+	@scripts/install.sh bench
 	cd bench && go run .

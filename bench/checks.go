@@ -119,12 +119,13 @@ func alternate(ctx context.Context, o options, r *report, progress func(string, 
 		}
 		var rates, p50s, p99s []pair
 		for round := range o.rounds {
-			b, w, err := both(round,
+			m, err := inTurn(round,
 				func() (figures, error) { return drive(ctx, &n, inFlight, o.duration, bare) },
 				func() (figures, error) { return drive(ctx, &n, inFlight, o.duration, weir) })
 			if err != nil {
 				return err
 			}
+			b, w := m[0], m[1]
 			progress("checks, %d in flight, round %d: echo %.0f/s, weir %.0f/s", inFlight, round+1, b.rate, w.rate)
 			rates, p50s, p99s = append(rates, pair{b.rate, w.rate}), append(p50s, pair{b.p50, w.p50}), append(p99s, pair{b.p99, w.p99})
 		}
@@ -143,25 +144,34 @@ func alternate(ctx context.Context, o options, r *report, progress func(string, 
 	return nil
 }
 
-// both runs both sides of a round, the other one first every other time, each
-// without the garbage of the one before.
-func both[T any](round int, bare, weir func() (T, error)) (b, w T, err error) {
-	first, second := bare, weir
-	if round%2 == 1 {
-		first, second = weir, bare
+// inTurn makes the runs of a round, another one first each time, each without
+// the garbage of the one before. It returns what they measured in their order.
+func inTurn[T any](round int, runs ...func() (T, error)) ([]T, error) {
+	measured := make([]T, len(runs))
+	for i := range runs {
+		at := (round + i) % len(runs)
+		runtime.GC()
+		var err error
+		if measured[at], err = runs[at](); err != nil {
+			return nil, err
+		}
 	}
-	runtime.GC()
-	if b, err = first(); err != nil {
-		return b, w, err
+	return measured, nil
+}
+
+// inRounds makes all rounds and returns what each run measured, by rounds.
+func inRounds[T any](rounds int, runs ...func() (T, error)) ([][]T, error) {
+	measured := make([][]T, len(runs))
+	for round := range rounds {
+		all, err := inTurn(round, runs...)
+		if err != nil {
+			return nil, err
+		}
+		for i, one := range all {
+			measured[i] = append(measured[i], one)
+		}
 	}
-	runtime.GC()
-	if w, err = second(); err != nil {
-		return b, w, err
-	}
-	if round%2 == 1 {
-		b, w = w, b
-	}
-	return b, w, nil
+	return measured, nil
 }
 
 // figures are those of one run; times in seconds.

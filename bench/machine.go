@@ -14,6 +14,7 @@ type machine struct {
 	Go         string    `json:"go"`
 	NATS       string    `json:"nats"`
 	Postgres   string    `json:"postgres"`
+	Redis      string    `json:"redis"`
 	Date       time.Time `json:"date"`
 	LoadBefore string    `json:"load_before,omitempty"` // averages over 1, 5 and 15 minutes
 	LoadAfter  string    `json:"load_after,omitempty"`

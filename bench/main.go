@@ -1,6 +1,7 @@
-// Bench measures Weir against the bare parts it is made of, side by side in one
-// run: checks against a NATS echo of the same messages, and the writer against
-// COPY of the same rows. What counts are the ratios; the figures beside them
+// Bench measures Weir against the bare parts it is made of, and against other
+// limiters, side by side in one run: checks against a NATS echo of the same
+// messages, the writer against COPY of the same rows, windows against theirs in
+// the process and on Redis. What counts are the ratios; the figures beside them
 // belong to the machine and to what else it was doing.
 package main
 
@@ -20,8 +21,15 @@ import (
 type options struct {
 	json     bool
 	rounds   int           // of each measurement; the median is reported
-	duration time.Duration // of one run of checks or echoes
+	duration time.Duration // of one run of checks, echoes or decisions on Redis
 	records  int           // in the journal that the writer copies
+	keys     int           // of the windows in memory
+}
+
+// measurements are made in this order. Each adds what it found to the report, and
+// may use a directory.
+var measurements = []func(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) error{
+	checks, writes, windowsInMemory, keys, windowsOnRedis,
 }
 
 func main() {
@@ -48,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer os.RemoveAll(dir) //nolint:errcheck // a directory for temporary files
 	r := report{Machine: describe()}
 	progress := func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
-	for _, measure := range []func(context.Context, string, options, *report, func(string, ...any)) error{checks, writes} {
+	for _, measure := range measurements {
 		if err := measure(ctx, dir, o, &r, progress); err != nil {
 			return err
 		}
@@ -66,8 +74,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.json, "json", false, "print JSON")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement, of which the median is reported")
-	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one run of checks or echoes")
+	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one run of checks, echoes or decisions on Redis")
 	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies")
+	flags.IntVar(&o.keys, "keys", 1_000_000, "keys of the windows in memory, at most")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -81,5 +90,6 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fault(o.rounds < 1 || o.rounds > 100, "rounds", "1 to 100", o.rounds)
 	fault(o.duration < 10*time.Millisecond || o.duration > time.Minute, "duration", "10ms to 1m", o.duration)
 	fault(o.records < 1 || o.records > 10_000_000, "records", "1 to 10000000", o.records)
+	fault(o.keys < 1000 || o.keys > 10_000_000, "keys", "1000 to 10000000", o.keys)
 	return o, errors.Join(faults...)
 }

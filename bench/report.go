@@ -42,10 +42,11 @@ type unit string
 const (
 	perSecond unit = "1/s"
 	seconds   unit = "s"
+	ofMemory  unit = "B"
 )
 
-// aim is what a ratio should be; the zero value is no aim.
-type aim struct{ atLeast, below float64 }
+// aim is what a ratio should be, or Weir's figure; the zero value is no aim.
+type aim struct{ atLeast, below, most float64 }
 
 // pair is what one round measured.
 type pair struct{ bare, weir float64 }
@@ -63,7 +64,19 @@ func compare(where, what string, u unit, rounds []pair, a aim) row {
 	if a.below > 0 {
 		r.Aim, r.Missed = fmt.Sprint("< ", a.below), r.Ratio >= a.below
 	}
+	if a.most > 0 {
+		r.Aim, r.Missed = fmt.Sprint("≤ ", a.most, " ", u), r.Weir > a.most
+	}
 	return r
+}
+
+// pairs puts together what both sides measured, by rounds.
+func pairs(bare, weir []float64) []pair {
+	all := make([]pair, len(bare))
+	for i := range bare {
+		all[i] = pair{bare[i], weir[i]}
+	}
+	return all
 }
 
 func median(values []float64) float64 {
@@ -73,8 +86,13 @@ func median(values []float64) float64 {
 }
 
 func (u unit) format(v float64) string {
-	if u == seconds {
+	switch {
+	case u == seconds && v < 1e-5:
+		return fmt.Sprintf("%.0fns", v*1e9)
+	case u == seconds:
 		return time.Duration(v * 1e9).Round(time.Microsecond).String()
+	case u == ofMemory:
+		return fmt.Sprintf("%.1f B", v)
 	}
 	return fmt.Sprintf("%.0f/s", v)
 }
@@ -89,7 +107,7 @@ func (r *report) writeJSON(w io.Writer) error {
 func (r *report) writeTables(w io.Writer) error {
 	m := &r.Machine
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(out, "%s, %d cores; %s, NATS %s, Postgres %s; %s\n", m.CPU, m.Cores, m.Go, m.NATS, m.Postgres, m.Date.Format(time.RFC3339))
+	fmt.Fprintf(out, "%s, %d cores; %s, NATS %s, Postgres %s, Redis %s; %s\n", m.CPU, m.Cores, m.Go, m.NATS, m.Postgres, m.Redis, m.Date.Format(time.RFC3339))
 	if m.LoadBefore != "" {
 		fmt.Fprintf(out, "load averages %s before, %s after\n", m.LoadBefore, m.LoadAfter)
 	}

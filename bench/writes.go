@@ -103,13 +103,13 @@ func (s *stage) measure(ctx context.Context, rounds int, progress func(string, .
 	}
 	var rates []pair
 	for round := range rounds {
-		b, w, err := both(round,
+		took, err := inTurn(round,
 			func() (time.Duration, error) { return s.copy(ctx, batches) },
 			func() (time.Duration, error) { return s.write(ctx) })
 		if err != nil {
 			return t, err
 		}
-		rates = append(rates, pair{float64(s.rows) / b.Seconds(), float64(s.rows) / w.Seconds()})
+		rates = append(rates, pair{float64(s.rows) / took[0].Seconds(), float64(s.rows) / took[1].Seconds()})
 		progress("writer, round %d: copy %.0f rows/s, weir %.0f rows/s", round+1, rates[round].bare, rates[round].weir)
 	}
 	t.Rows = []row{compare(fmt.Sprint(s.rows, " rows"), "rate", perSecond, rates, aim{atLeast: 0.5})}

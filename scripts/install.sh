@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what Weir needs on this machine and the machine lacks. Arguments:
 #   run    Postgres: its server programs; no cluster of the system is made
-#   test   besides, a C compiler, which go test -race needs, and Redis: its server
-#          program; no service of the system is started
+#   bench  besides, Redis: its server program; no service of the system is started
+#   test   besides, a C compiler, which go test -race needs
 set -eu
 
 has_postgres() {
@@ -25,7 +25,7 @@ has_postgres || missing="postgresql"
 if [ "${1:-run}" = test ] && ! has_compiler; then
 	missing="$missing gcc libc6-dev"
 fi
-if [ "${1:-run}" = test ] && ! command -v redis-server >/dev/null; then
+if [ "${1:-run}" != run ] && ! command -v redis-server >/dev/null; then
 	missing="$missing redis-server"
 fi
 [ -n "$missing" ] || exit 0
