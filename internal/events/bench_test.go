@@ -58,25 +58,41 @@ func BenchmarkValidate(b *testing.B) {
 	}
 }
 
-func BenchmarkAppendRecord(b *testing.B) {
-	r := events.Record{Request: request(), Decision: decision()}
-	var line []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		line = events.AppendRecord(line[:0], &r)
+// byRules has a record of one rule, and one of five.
+func byRules() map[string]events.Record {
+	one := events.Record{Request: request(), Decision: decision()}
+	five := one
+	for range 5 {
+		five.Charges = append(five.Charges, events.Charge{Rule: "per-minute", Key: `["42","/api/order/history/"]`, Limit: 256, WindowMS: 60_000, Cost: 2, Remaining: 17})
 	}
-	b.SetBytes(int64(len(line)))
+	return map[string]events.Record{"1 rule": one, "5 rules": five}
+}
+
+func BenchmarkAppendRecord(b *testing.B) {
+	for name, r := range byRules() {
+		b.Run(name, func(b *testing.B) {
+			var line []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				line = events.AppendRecord(line[:0], &r)
+			}
+			b.SetBytes(int64(len(line)))
+		})
+	}
 }
 
 func BenchmarkDecodeRecord(b *testing.B) {
-	r := events.Record{Request: request(), Decision: decision()}
-	line := string(events.AppendRecord(nil, &r))
-	b.ReportAllocs()
-	b.SetBytes(int64(len(line)))
-	for b.Loop() {
-		if err := events.DecodeRecord(line, &r); err != nil {
-			b.Fatal(err)
-		}
+	for name, r := range byRules() {
+		b.Run(name, func(b *testing.B) {
+			line := string(events.AppendRecord(nil, &r))
+			b.ReportAllocs()
+			b.SetBytes(int64(len(line)))
+			for b.Loop() {
+				if err := events.DecodeRecord(line, &r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package events
 
 import (
 	"encoding/json"
+	"math"
 	"net/netip"
 	"strconv"
 )
@@ -64,7 +65,7 @@ func DecodeRecord(line string, r *Record) error {
 		case "decision":
 			err = p.decision(&r.Decision)
 		case "rules":
-			err = p.rare("rules", &r.Charges)
+			r.Charges, err = p.charges()
 		case "refused":
 			err = p.rare("refused", &r.Refused)
 		case "control":
@@ -203,6 +204,73 @@ func (p *scanner) decision(d *Decision) error {
 			d.DecidedAt, err = p.instant(key)
 		default:
 			err = p.skip("", MaxDepth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// charges reads a list of charges.
+func (p *scanner) charges() ([]Charge, error) {
+	if !p.take('[') {
+		return nil, p.fault("rules", "a list")
+	}
+	if p.take(']') {
+		return nil, nil
+	}
+	list := make([]Charge, 0, 4)
+	for {
+		list = append(list, Charge{})
+		if err := p.charge(&list[len(list)-1]); err != nil {
+			return nil, err
+		}
+		if p.take(']') {
+			return list, nil
+		}
+		if !p.take(',') {
+			return nil, p.fault("rules", "a comma or the end of the list")
+		}
+	}
+}
+
+func (p *scanner) charge(c *Charge) error {
+	if !p.take('{') {
+		return p.fault("rules", "an object")
+	}
+	const most = 1<<63 - 1
+	for first := true; ; first = false {
+		key, more, err := p.key("rules", first)
+		if err != nil || !more {
+			return err
+		}
+		switch key {
+		case "rule":
+			c.Rule, err = p.text(key)
+		case "key":
+			c.Key, err = p.text(key)
+		case "limit":
+			c.Limit, err = p.integer(key, 0, most)
+		case "window_ms":
+			c.WindowMS, err = p.integer(key, 0, most)
+		case "cost":
+			c.Cost, err = p.integer(key, 0, most)
+		case "remaining":
+			c.Remaining, err = p.integer(key, 0, most)
+		case "retry_after_ms":
+			c.RetryAfterMS, err = p.integer(key, 0, most)
+		case "denied":
+			c.Denied, err = p.boolean(key)
+		case "charged":
+			c.Charged, err = p.boolean(key)
+		case "buckets":
+			var n int64
+			n, err = p.integer(key, 0, math.MaxInt32)
+			c.Buckets = int(n)
+		case "mode":
+			c.Mode, err = p.text(key)
+		default:
+			err = p.skip("rules", MaxDepth)
 		}
 		if err != nil {
 			return err

@@ -42,6 +42,13 @@ func (o *object) always(name string, value int64) {
 	o.dst = strconv.AppendInt(o.dst, value, 10)
 }
 
+func (o *object) flag(name string, value bool) {
+	if value {
+		o.name(name)
+		o.dst = append(o.dst, "true"...)
+	}
+}
+
 func (o *object) instant(name string, t time.Time) {
 	if !t.IsZero() {
 		o.name(name)
@@ -139,10 +146,7 @@ func (o *object) decision(d *Decision) {
 		o.dst = append(o.dst, ']')
 	}
 	o.always("policy", int64(d.Policy))
-	if d.Degraded {
-		o.name("degraded")
-		o.dst = append(o.dst, "true"...)
-	}
+	o.flag("degraded", d.Degraded)
 	o.instant("decided_at", d.DecidedAt)
 }
 
@@ -169,10 +173,33 @@ func AppendRecord(dst []byte, r *Record) []byte {
 	o.decision(&r.Decision)
 	dst = append(o.dst, '}')
 	if len(r.Charges) > 0 {
-		dst = append(dst, `,"rules":`...)
-		dst = appendJSON(dst, r.Charges)
+		dst = append(dst, `,"rules":[`...)
+		for i := range r.Charges {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendCharge(dst, &r.Charges[i])
+		}
+		dst = append(dst, ']')
 	}
 	return append(dst, '}')
+}
+
+func appendCharge(dst []byte, c *Charge) []byte {
+	o := object{dst: append(dst, '{')}
+	o.text("rule", c.Rule)
+	o.name("key")
+	o.dst = appendText(o.dst, c.Key)
+	o.always("limit", c.Limit)
+	o.always("window_ms", c.WindowMS)
+	o.always("cost", c.Cost)
+	o.always("remaining", c.Remaining)
+	o.number("retry_after_ms", c.RetryAfterMS)
+	o.flag("denied", c.Denied)
+	o.flag("charged", c.Charged)
+	o.number("buckets", int64(c.Buckets))
+	o.text("mode", c.Mode)
+	return append(o.dst, '}')
 }
 
 // appendJSON appends what few records have, through encoding/json.

@@ -45,7 +45,7 @@ func TestAppendRecord(t *testing.T) {
 		`{` + request + `,"decision":{"verdict":"allow","reason":"no_rule","cost":1,"policy":0,"degraded":true,"decided_at":"2026-11-23T14:32:25.234567Z"}}`,
 		`{` + request + `,"decision":{` + bound + `"shadow":["a","\"b\""],"policy":3,"decided_at":"2026-11-23T14:32:25.234567Z"},` +
 			`"rules":[{"rule":"per-minute","key":"42","limit":256,"window_ms":60000,"cost":2,"remaining":0,"retry_after_ms":6999,"denied":true},` +
-			`{"rule":"per-route","key":"[\"42\",\"/\u003cé\u003e\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8,"charged":true,"buckets":60},` +
+			`{"rule":"per-route","key":"[\"42\",\"/<é>\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8,"charged":true,"buckets":60},` +
 			`{"rule":"a","key":"42","limit":1,"window_ms":1000,"cost":2,"remaining":0,"denied":true,"mode":"shadow"}]}`,
 		`{"refused":{"subject":"weir.report.0.acme.cli","payload":"ewD/Cg==","error":"want UTF-8","at":"2026-11-23T14:32:25.234567Z"}}`,
 		`{"control":{"kind":"override","id":"c1","tenant":"acme","rule":"per-minute","key":"42","limit":3000,"window_ms":60000,` +
@@ -119,7 +119,11 @@ func TestBadRecords(t *testing.T) {
 		{`{"decision":{"limit":-1}}`, `limit: want a whole number from 0 to 9223372036854775807, found "-1"`},
 		{`{"decision":{"degraded":1}}`, `degraded: want true or false, found "1}}"`},
 		{`{"decision":{"decided_at":"now"}}`, `decided_at: want a time such as 2026-05-17T10:05:03.5Z (RFC 3339), found "now"`},
-		{`{"rules":[}`, `rules: want a value, found "}"`},
+		{`{"rules":{}}`, `rules: want a list, found "{}}"`},
+		{`{"rules":[}`, `rules: want an object, found "}"`},
+		{`{"rules":[{}}`, `rules: want a comma or the end of the list, found "}"`},
+		{`{"rules":[{"rule":"r"]`, `rules: want a comma or the end of the object, found "]"`},
+		{`{"rules":[{"limit":-1}]}`, `limit: want a whole number from 0 to 9223372036854775807, found "-1"`},
 		{`{"control":{"limit":"1"}}`, `control: want json: cannot unmarshal string into Go struct field Control.limit of type int64, found "{\"limit\":\"1\"}"`},
 		{`{"refused":{"payload":"?"}}`, `refused: want illegal base64 data at input byte 0, found "{\"payload\":\"?\"}"`},
 	} {

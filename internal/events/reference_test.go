@@ -120,6 +120,31 @@ func referenceDecision(dec *json.Decoder) (d events.Decision, err error) {
 	return d, err
 }
 
+func referenceCharges(dec *json.Decoder) (list []events.Charge, err error) {
+	if t, err := dec.Token(); err != nil || t != json.Delim('[') {
+		return nil, fmt.Errorf("token %v, %w", t, err)
+	}
+	for dec.More() {
+		var c events.Charge
+		err := object(dec, func(key string) error {
+			into, known := map[string]any{
+				"rule": &c.Rule, "key": &c.Key, "limit": &c.Limit, "window_ms": &c.WindowMS, "cost": &c.Cost, "remaining": &c.Remaining,
+				"retry_after_ms": &c.RetryAfterMS, "denied": &c.Denied, "charged": &c.Charged, "buckets": &c.Buckets, "mode": &c.Mode,
+			}[key]
+			if !known {
+				into = new(json.RawMessage)
+			}
+			return dec.Decode(into)
+		})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	_, err = dec.Token()
+	return list, err
+}
+
 func referenceRecord(dec *json.Decoder) (r events.Record, err error) {
 	err = object(dec, func(key string) error {
 		var err error
@@ -129,7 +154,7 @@ func referenceRecord(dec *json.Decoder) (r events.Record, err error) {
 		case "decision":
 			r.Decision, err = referenceDecision(dec)
 		case "rules":
-			err = dec.Decode(&r.Charges)
+			r.Charges, err = referenceCharges(dec)
 		case "refused":
 			err = dec.Decode(&r.Refused)
 		case "control":

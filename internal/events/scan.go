@@ -1,10 +1,10 @@
 package events
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -101,12 +101,39 @@ func (p *scanner) text(field string) (string, error) {
 	if !escaped {
 		return p.s[start+1 : p.i-1], nil
 	}
-	var text string
-	if err := json.Unmarshal([]byte(p.s[start:p.i]), &text); err != nil {
-		return "", &FieldError{Field: field, Value: p.s[start:p.i], Want: "a string"}
-	}
-	return text, nil
+	return unescape(p.s[start+1 : p.i-1]), nil
 }
+
+// unescape returns what a string with escapes that skipText has passed stands
+// for. Keys of several attributes are such strings.
+func unescape(s string) string {
+	text := make([]byte, 0, len(s))
+	for {
+		at := strings.IndexByte(s, '\\')
+		if at < 0 {
+			return string(append(text, s...))
+		}
+		text = append(text, s[:at]...)
+		s = s[at:]
+		n := escapeLen(s)
+		switch n {
+		case 2:
+			text = append(text, unescaped[strings.IndexByte(escapes, s[1])])
+		case 6:
+			text = utf8.AppendRune(text, rune(hex4(s)))
+		default:
+			text = utf8.AppendRune(text, utf16.DecodeRune(rune(hex4(s)), rune(hex4(s[6:]))))
+		}
+		s = s[n:]
+	}
+}
+
+// escapes are the characters that follow a backslash, but u; unescaped is what
+// they stand for.
+const (
+	escapes   = `"\/bfnrt`
+	unescaped = "\"\\/\b\f\n\r\t"
+)
 
 // skipText passes over a string and tells whether it has escapes. It refuses
 // what Postgres cannot store: NUL and halves of surrogate pairs.
@@ -140,7 +167,7 @@ func escapeLen(s string) int {
 		return 0
 	}
 	if s[1] != 'u' {
-		if strings.IndexByte(`"\/bfnrt`, s[1]) >= 0 {
+		if strings.IndexByte(escapes, s[1]) >= 0 {
 			return 2
 		}
 		return 0
