@@ -59,7 +59,7 @@ type claim struct {
 // NewMemory returns a store without admissions and without a budget.
 func NewMemory() *Memory {
 	return &Memory{
-		now: math.MinInt64, seed: maphash.MakeSeed(),
+		now: -latestTime, seed: maphash.MakeSeed(),
 		spots: make([]spot, 0, 4*ahead), budget: math.MaxInt64, random: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 }
