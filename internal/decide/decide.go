@@ -27,6 +27,7 @@ type Windows interface {
 type Decider struct {
 	policy  *policy.Policy
 	windows Windows
+	spans   policy.Spans // for how long the windows have been kept
 
 	overrides map[policy.LiveKey]events.Control // by hand
 	live      policy.Live                       // the same, as the policy wants them
@@ -63,7 +64,9 @@ const (
 
 // New returns a decider over a policy that charges the given windows.
 func New(p *policy.Policy, w Windows) *Decider {
-	return &Decider{policy: p, windows: w}
+	d := &Decider{policy: p, windows: w}
+	d.spans.Follow(p)
+	return d
 }
 
 // Check adds a request that nobody has acted on yet. The record is the

@@ -49,6 +49,8 @@ func (d *Decider) replay(r *events.Record, c *events.Charge) {
 	var keep time.Duration
 	if today := d.policy.Rule(r.Request.Tenant, c.Rule); today != nil {
 		keep = today.LongestWindow()
+	} else {
+		d.stranger(c.Rule)
 	}
 	if by, ok := d.live[policy.LiveKey{Tenant: r.Request.Tenant, Rule: c.Rule, Key: c.Key}]; ok {
 		keep = max(keep, by.Window)
