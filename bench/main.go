@@ -22,14 +22,14 @@ type options struct {
 	json     bool
 	rounds   int           // of each measurement; the median is reported
 	duration time.Duration // of one run of checks, echoes or decisions on Redis
-	records  int           // in the journal that the writer copies
+	records  int           // in the journal that the writer copies, and a limiter recovers from
 	keys     int           // of the windows in memory
 }
 
 // measurements are made in this order. Each adds what it found to the report, and
 // may use a directory.
 var measurements = []func(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) error{
-	checks, writes, windowsInMemory, keys, windowsOnRedis,
+	checks, writes, recovery, windowsInMemory, keys, windowsOnRedis,
 }
 
 func main() {
@@ -75,7 +75,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.json, "json", false, "print JSON")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement, of which the median is reported")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one run of checks, echoes or decisions on Redis")
-	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies")
+	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies, and a limiter recovers from")
 	flags.IntVar(&o.keys, "keys", 1_000_000, "keys of the windows in memory, at most")
 	if err := flags.Parse(args); err != nil {
 		return o, err

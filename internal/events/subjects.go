@@ -98,6 +98,9 @@ func (n Names) LeaseBucket() string { return n.Prefix + "_lease" }
 // PolicyBucket is the KV bucket of versioned policies.
 func (n Names) PolicyBucket() string { return n.Prefix + "_policy" }
 
+// SnapshotBucket is the object store bucket of the shards' saved windows.
+func (n Names) SnapshotBucket() string { return n.Prefix + "_snapshot" }
+
 func (n Names) upper() string { return strings.ToUpper(n.Prefix) }
 
 func (n Names) sharded(kind string, shard int, tenant, gateway string) string {

@@ -113,3 +113,14 @@ func (j *Journal) Extent(ctx context.Context) (Extent, error) {
 	s := info.State
 	return Extent{First: s.FirstSeq, Last: s.LastSeq, LastStored: s.LastTime, Blocks: s.Msgs, Bytes: s.Bytes}, nil
 }
+
+// Stored asks the server when a block was stored, to the nanosecond: no other
+// block that bore its sequence, before the journal was restored from a backup or
+// after, has been at that time.
+func (j *Journal) Stored(ctx context.Context, seq uint64) (time.Time, error) {
+	m, err := j.stream.GetMsg(ctx, seq)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("block %d of shard %d: %w", seq, j.config.Shard, err)
+	}
+	return m.Time, nil
+}

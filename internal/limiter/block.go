@@ -111,6 +111,9 @@ func (o *owner) send() error {
 	if b.sent = time.Now(); b.records > 0 {
 		o.metrics.block.Observe(float64(b.records))
 		o.appender.Send(b.body, b.records, o.reportSeq)
+		o.lastBlock++
+		o.seen.block = o.lastBlock + 1
+		o.unsaved += b.records
 	}
 	o.queue = append(o.queue, b)
 	o.queued += len(b.body)

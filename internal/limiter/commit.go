@@ -82,6 +82,7 @@ func (o *owner) sweep() error {
 	if err != nil {
 		return err
 	}
+	o.save(now)
 	if o.memory != nil {
 		o.memory.Sweep(now, sweepBudget)
 		usage := o.memory.Usage()

@@ -123,13 +123,13 @@ func (o *owner) readCommand(m *nats.Msg) (tenant string, c events.Command, err e
 // controlsOf makes of a command what is done to each key that it names: of one
 // rule, or of all whose keys have as many values.
 func (o *owner) controlsOf(now time.Time, tenant string, c *events.Command) ([]events.Control, error) {
-	control := events.Control{Kind: c.Kind, ID: c.ID, Tenant: tenant, By: c.By, Policy: o.config.Policy.Revision, At: now}
+	control := events.Control{Kind: c.Kind, ID: c.ID, Tenant: tenant, By: c.By, Policy: o.policy.Revision, At: now}
 	if c.Kind == events.ControlOverride {
 		if err := o.limit(&control, c); err != nil {
 			return nil, err
 		}
 	}
-	rules := o.config.Policy.Rules(tenant)
+	rules := o.policy.Rules(tenant)
 	var names []string
 	var list []events.Control
 	for _, rule := range rules {
@@ -295,8 +295,8 @@ func (o *owner) tell(b *block) error {
 }
 
 // tellOfPolicy tells gateways under which revision is decided from now on.
-func (o *owner) tellOfPolicy() {
-	notice := marshal(events.Notice{Kind: events.NoticePolicy, Revision: o.config.Policy.Revision})
+func (o *owner) tellOfPolicy(revision uint64) {
+	notice := marshal(events.Notice{Kind: events.NoticePolicy, Revision: revision})
 	if err := o.nc.Publish(o.config.Names.NoticeToAll(), notice); err != nil {
 		o.log.Warn("gateways are not told of the policy", zap.Error(err))
 	}

@@ -29,6 +29,13 @@ type metrics struct {
 	available       prometheus.Gauge
 	degraded        prometheus.Gauge
 	backlog         prometheus.Gauge
+
+	snapshotBytes    prometheus.Gauge
+	snapshotTime     prometheus.Gauge
+	failedSnapshots  prometheus.Counter
+	ignoredSnapshots prometheus.Counter
+	recovery         prometheus.Gauge
+	recovered        prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, number int) *metrics {
@@ -50,6 +57,18 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 			Name: "weir_limiter_unreplayed_blocks_total", Help: "Blocks of the journal that could not be read back whole."}),
 		refusedPolicies: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_limiter_refused_policies_total", Help: "Revisions of the policy that could not be decided under."}),
+		snapshotBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_snapshot_bytes", Help: "Size of the last snapshot of the windows that this limiter has stored."}),
+		snapshotTime: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_snapshot_timestamp_seconds", Help: "When that one was begun."}),
+		failedSnapshots: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_failed_snapshots_total", Help: "Snapshots that could not be stored; the one before stays."}),
+		ignoredSnapshots: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_limiter_ignored_snapshots_total", Help: "Snapshots that did not fit the journal or the policy: the journal was read instead."}),
+		recovery: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_recovery_seconds", Help: "How long it took to know what the owner before knew."}),
+		recovered: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_limiter_recovered_records", Help: "Records of the journal that were charged again then: those since the snapshot began, or all that still matter."}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_limiter_dropped_checks_total", Help: "Checks that found the queue full."}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
@@ -77,6 +96,7 @@ func newMetrics(r prometheus.Registerer, number int) *metrics {
 	m.available.Set(1)
 	shard := prometheus.WrapRegistererWith(prometheus.Labels{"shard": strconv.Itoa(number)}, r)
 	shard.MustRegister(m.decisions, m.refused, m.repeated, m.unsent, m.append, m.appendFailures, m.unreplayed, m.dropped, m.refusedPolicies, m.lost, m.block, m.windows, m.windowBytes, m.evictedLive, m.waiting, m.owner, m.available, m.degraded, m.backlog)
+	shard.MustRegister(m.snapshotBytes, m.snapshotTime, m.failedSnapshots, m.ignoredSnapshots, m.recovery, m.recovered)
 	return m
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
+	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/window"
 )
 
@@ -26,15 +27,22 @@ type owner struct {
 	checks  chan *nats.Msg
 	reports chan report
 	asked   chan *nats.Msg // explains and commands
+	walks   chan *walk     // snapshots to be stored
+	journal *journal.Journal
 
 	// Of the goroutine that commits alone, once run has begun.
+	policy    *policy.Policy
 	decider   *decide.Decider
 	memory    *window.Memory // its windows; nil if they are shared
 	seen      *seen
 	minter    *idgen.Minter
 	appender  *journal.Appender
 	last      time.Time // the clock, and decided_at of the last record
+	forgotten time.Time // ids that were decided before are not taken over from the journal
 	reportSeq uint64    // of the last report that is in a block
+	lastBlock uint64    // sequence of the last block that is sent or stored: all that it decided is in the windows
+	unsaved   int       // records since a snapshot was begun
+	walk      *walk     // the snapshot that is being saved; else nil
 	evicted   uint64    // windows that had to make room, as far as they are counted
 	dropped   int       // checks that found no room, likewise
 
@@ -64,7 +72,8 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		checks:   make(chan *nats.Msg, maxWaiting),
 		reports:  make(chan report, maxBlock),
 		asked:    make(chan *nats.Msg, maxAsked),
-		seen:     newSeen(),
+		walks:    make(chan *walk),
+		policy:   l.config.Policy,
 		batch:    make([]entry, 0, maxBlock),
 		batched:  make(map[fingerprint]struct{}, maxBlock),
 		decided:  make(chan error, 1),
@@ -74,14 +83,25 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		subjects: make(map[address]string),
 	}
 	o.late.Stop()
-	windows := l.config.Windows
+	o.forget()
+	return o
+}
+
+// forget begins with nothing known.
+func (o *owner) forget() {
+	o.seen, o.controls, o.last, o.reportSeq = newSeen(), nil, time.Time{}, 0
+	windows := o.config.Windows
 	if windows == nil {
-		o.memory = window.NewMemory()
-		o.memory.Bound(l.config.WindowMax)
+		o.memory = o.newMemory()
 		windows = o.memory
 	}
-	o.decider = decide.New(l.config.Policy, windows)
-	return o
+	o.decider = decide.New(o.policy, windows)
+}
+
+func (o *owner) newMemory() *window.Memory {
+	m := window.NewMemory()
+	m.Bound(o.config.WindowMax)
+	return m
 }
 
 // run rebuilds the windows from the journal and decides until ctx ends; then it
@@ -106,6 +126,7 @@ func (o *owner) run(ctx context.Context) error {
 		return err
 	}
 	defer stopAsked()
+	revision := o.policy.Revision
 	group, inner := errgroup.WithContext(ctx)
 	stopped := make(chan struct{})
 	writes, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -113,14 +134,15 @@ func (o *owner) run(ctx context.Context) error {
 	context.AfterFunc(inner, func() { time.AfterFunc(drainTimeout, cancel) })
 	group.Go(func() error { return o.takeReports(inner, from) })
 	group.Go(func() error { return o.commit(writes, stopped) })
+	group.Go(func() error { return o.storeSnapshots(inner, writes) })
 	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
 		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
 	}
 	o.once.Do(func() { close(o.ready) })
 	o.set(&o.decides, true)
 	defer o.set(&o.decides, false)
-	o.tellOfPolicy()
-	o.log.Info("deciding", zap.Uint64("policy", o.config.Policy.Revision))
+	o.tellOfPolicy(revision)
+	o.log.Info("deciding", zap.Uint64("policy", revision))
 
 	<-inner.Done()
 	drain(sub)

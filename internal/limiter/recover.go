@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/idgen"
 	"github.com/weirhq/weir/internal/journal"
@@ -30,7 +31,8 @@ type recovered struct {
 func (o *owner) recover(ctx context.Context) (recovered, error) {
 	began := time.Now()
 	c := o.config
-	j, err := journal.Create(ctx, o.js, journal.Config{Names: c.Names, Shard: c.Shard, MaxAge: c.JournalAge, MaxBytes: c.JournalMax})
+	var err error
+	o.journal, err = journal.Create(ctx, o.js, journal.Config{Names: c.Names, Shard: c.Shard, MaxAge: c.JournalAge, MaxBytes: c.JournalMax})
 	if err != nil {
 		return recovered{}, err
 	}
@@ -38,17 +40,19 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	extent, err := j.Extent(ctx)
+	extent, err := o.journal.Extent(ctx)
 	if err != nil {
 		return recovered{}, err
 	}
-	if err := o.recoverOverrides(ctx, j, extent); err != nil {
+	if err := o.recoverOverrides(ctx, o.journal, extent); err != nil {
 		return recovered{}, err
 	}
-	records, err := o.replayJournal(ctx, j, extent)
+	records, err := o.restore(ctx, extent)
 	if err != nil {
 		return recovered{}, err
 	}
+	o.lastBlock, o.unsaved = extent.Last, records
+	o.seen.block = o.lastBlock + 1
 	if o.minter, err = idgen.NewMinter(c.Shard, o.last); err != nil {
 		return recovered{}, err
 	}
@@ -56,7 +60,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	o.appender, err = j.Appender(extent.Last, func(err error) {
+	o.appender, err = o.journal.Appender(extent.Last, func(err error) {
 		o.metrics.appendFailures.Inc()
 		o.log.Warn("block not in the journal yet", zap.Error(err))
 	})
@@ -64,8 +68,11 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 		return recovered{}, err
 	}
 	o.noteOverrides(o.last)
+	took := time.Since(began)
+	o.metrics.recovery.Set(took.Seconds())
+	o.metrics.recovered.Set(float64(records))
 	o.log.Info("recovered", zap.Int("records", records), zap.Int("windows", o.windows()),
-		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", time.Since(began)))
+		zap.Uint64("last_block", extent.Last), zap.Uint64("next_report", next), zap.Duration("took", took))
 	return recovered{reports.CachedInfo().Created, next}, nil
 }
 
@@ -77,55 +84,38 @@ func (o *owner) windows() int {
 	return o.memory.Usage().Keys
 }
 
-// replayJournal takes over what the journal holds of the time that still
-// matters, and counts the records.
-func (o *owner) replayJournal(ctx context.Context, j *journal.Journal, extent journal.Extent) (records int, err error) {
-	if extent.Blocks == 0 {
-		return 0, nil
+// replay takes over one record of the journal.
+func (o *owner) replay(i int, r *events.Record) error {
+	if err := fold(o.decider, r); err != nil {
+		return err
 	}
-	matters := Horizon + recoveryMargin
-	if o.memory != nil {
-		matters = max(o.config.Policy.LongestWindow(), o.longestOverride(), Horizon) + recoveryMargin
-	}
-	blocks := 0
-	take := func(b journal.Block) error {
-		o.reportSeq = b.ReportSeq
-		blocks++
-		records += b.Count
-		if err := b.Records(o.replay); err != nil { // whoever put it there: it must not keep the shard from deciding
-			o.metrics.unreplayed.Inc()
-			o.log.Error("a block that cannot be read is left out", zap.Error(err))
-		}
-		return nil
-	}
-	start := journal.Start{Time: o.config.Clock().Add(-matters)}
-	if extent.LastStored.Before(start.Time) {
-		start = journal.Start{Seq: extent.Last} // for its report sequence and its time
-	}
-	err = j.Read(ctx, start, extent.Last, take)
-	if err == nil && blocks == 0 { // what is there is no block, and the last one lies before it
-		err = j.Read(ctx, journal.Start{Seq: extent.First}, extent.Last, take)
-	}
-	return records, err
+	return o.recall(i, r)
 }
 
-// replay takes over one record of the journal.
-func (o *owner) replay(_ int, r *events.Record) error {
+// fold makes a record's charges.
+func fold(d *decide.Decider, r *events.Record) error {
+	if r.Refused == nil && !sound(r) {
+		return errors.New("charges out of bounds")
+	}
+	d.Replay(r)
+	return nil
+}
+
+// recall takes over the time and the decision of one record of the journal.
+func (o *owner) recall(_ int, r *events.Record) error {
 	if r.Refused != nil {
 		o.last = later(o.last, r.Refused.At)
 		return nil
 	}
-	if !sound(r) {
-		return errors.New("charges out of bounds")
-	}
 	if r.Control != nil {
 		o.last = later(o.last, r.Control.At)
-		o.decider.Replay(r)
 		o.remember(*r.Control)
 		return nil
 	}
 	o.last = later(o.last, r.Decision.DecidedAt)
-	o.decider.Replay(r)
+	if r.Decision.DecidedAt.Before(o.forgotten) {
+		return nil
+	}
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
 	if _, known := o.seen.decision(id); !known {

@@ -29,12 +29,14 @@ type seen struct {
 	seeds        [2]maphash.Seed
 	young, old   generation
 	sinceRotated time.Time
+	block        uint64 // whose decisions are added
 }
 
 type generation struct {
 	at     map[fingerprint]span
 	chunks [][]byte // of decisions' JSON; the last one is being filled
 	size   int      // bytes of decisions
+	from   uint64   // the block of the first of them
 }
 
 // fingerprint stands for a tenant's request id: 128 bits of keyed hash, so that
@@ -59,6 +61,17 @@ func newSeen() *seen {
 		young: generation{at: make(map[fingerprint]span)},
 		old:   generation{at: make(map[fingerprint]span)},
 	}
+}
+
+// from returns the block from which on all that is remembered is in the journal.
+func (s *seen) from() uint64 {
+	switch {
+	case len(s.old.at) > 0:
+		return s.old.from
+	case len(s.young.at) > 0:
+		return s.young.from
+	}
+	return s.block
 }
 
 func (s *seen) fingerprint(tenant, id string) fingerprint {
@@ -98,7 +111,7 @@ func (s *seen) add(f fingerprint, now time.Time, d decided) {
 	if now.Sub(s.sinceRotated) > Horizon || s.young.size+len(d.text) > seenBytes {
 		s.young, s.old = s.old, s.young
 		clear(s.young.at)
-		s.young.chunks, s.young.size = nil, 0
+		s.young.chunks, s.young.size, s.young.from = nil, 0, s.block
 		s.sinceRotated = now
 	}
 	g := &s.young

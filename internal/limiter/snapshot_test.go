@@ -1,0 +1,224 @@
+package limiter_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/limiter"
+	"github.com/weirhq/weir/internal/testenv"
+	"github.com/weirhq/weir/internal/window"
+)
+
+const snapshotPolicy = `
+version: 1
+tenants:
+  "*":
+    rules:
+      - {name: burst, limit: 3 per 300s, key: [user]}
+      - {name: steady, limit: 40 per 30s, key: [user, method]}
+      - {name: slow, limit: 2000/min, key: [method], algorithm: buckets}
+      - {name: denied, limit: 90 per 20s, key: [user], count_denied: true}
+`
+
+// Limiters that recover from snapshots, which were saved while they decided,
+// decide like one that never stopped; and they know the ids that it knew.
+func TestSnapshotChangesNothing(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	c := newClock()
+	text := strings.Replace(snapshotPolicy, "3 per 300s", "3/s", 1)
+	change := func(config *limiter.Config) {
+		config.Policy, config.Clock, config.SnapshotEvery = mustParse(t, text), c.Now, 100
+	}
+	oracle := decide.New(mustParse(t, text), window.NewMemory())
+	r := rand.New(rand.NewPCG(1, 2))
+	total, began := 0, 0
+	for round := range 4 {
+		run := start(t, nc, change)
+		if got := run.metric(t, "weir_limiter_recovered_records"); round > 0 && got > float64(total-100) {
+			t.Errorf("%v records of %d were read back", got, total)
+		}
+		if run.metric(t, "weir_limiter_ignored_snapshots_total") > 0 {
+			t.Error("the snapshot was not used")
+		}
+		if round > 0 {
+			ask(t, nc, "acme", fmt.Sprintf(`{"id":"%d"}`, began+5)) // no charge, no record
+			if run.metric(t, "weir_limiter_repeated_total") != 1 {
+				t.Error("an id that was decided before the snapshot is not known")
+			}
+		}
+		began = total
+		for asked := 0; asked < 200 || run.metric(t, "weir_limiter_snapshot_bytes") == 0; asked++ {
+			if asked == 100_000 {
+				t.Fatal("no snapshot")
+			}
+			c.Add(time.Duration(r.IntN(20)) * time.Millisecond)
+			total++
+			request := events.Request{ID: fmt.Sprint(total), User: fmt.Sprint("u", r.IntN(30)), Method: []string{"GET", "PUT"}[r.IntN(2)], Cost: int64(r.IntN(3))}
+			got := ask(t, nc, "acme", string(events.AppendRequest(nil, &request)))
+			request.Tenant, request.Gateway = "acme", "g"
+			want := events.Record{Request: request}
+			oracle.Check(&want)
+			if err := oracle.Decide(t.Context(), c.Now()); err != nil {
+				t.Fatal(err)
+			}
+			if g, w := events.AppendDecision(nil, &got), events.AppendDecision(nil, &want.Decision); string(g) != string(w) {
+				t.Fatalf("round %d, decision\n%s, want\n%s", round, g, w)
+			}
+		}
+		if err := run.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A snapshot that is no good is told of, and what the journal holds is known.
+func TestBadSnapshots(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClock()
+	change := func(config *limiter.Config) {
+		config.Policy, config.Clock = mustParse(t, snapshotPolicy), c.Now
+	}
+	run := start(t, nc, func(config *limiter.Config) { change(config); config.SnapshotEvery = 20 })
+	left := askUntilSnapshot(t, nc, run)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.ObjectStore(t.Context(), names.SnapshotBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := bucket.GetBytes(t.Context(), "shard.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(change func(b []byte) []byte) func(*testing.T) {
+		return func(t *testing.T) {
+			if _, err := bucket.PutBytes(t.Context(), "shard.0", change(bytes.Clone(good))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	same := func(b []byte) []byte { return b }
+	for _, test := range []struct {
+		name    string
+		spoil   func(t *testing.T)
+		config  func(*limiter.Config)
+		ignored float64
+		more    int64 // that is left than was before; negative: nothing is known
+	}{
+		{"none wrong", edit(same), change, 0, 0},
+		{"empty", edit(func([]byte) []byte { return nil }), change, 1, 0},
+		{"of another version", edit(func(b []byte) []byte { b[14]++; return b }), change, 1, 0},
+		{"cut in its header", edit(func(b []byte) []byte { return b[:40] }), change, 1, 0},
+		{"cut in a part", edit(func(b []byte) []byte { return b[:len(b)*9/10] }), change, 1, 0},
+		{"without its end", edit(func(b []byte) []byte { return b[:len(b)-21] }), change, 1, 0},
+		{"longer than its end", edit(func(b []byte) []byte { return append(b, 0) }), change, 1, 0},
+		{"of a journal that was restored", edit(func(b []byte) []byte { b[len(b)-1]++; return b }), change, 1, 0},
+		{"with other bytes", edit(func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("acme\x00"), []byte("acme\xff")) }), change, 0, -100},
+		{"of a shorter window", edit(same), func(config *limiter.Config) {
+			change(config)
+			config.Policy = mustParse(t, "version: 1\ntenants: {\"*\": {rules: [{name: steady, limit: 40/hour, key: [user, method]}]}}")
+		}, 1, 37},
+		{"gone", func(t *testing.T) {
+			if err := js.DeleteObjectStore(t.Context(), names.SnapshotBucket()); err != nil {
+				t.Fatal(err)
+			}
+		}, change, 0, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.spoil(t)
+			c.Add(2 * time.Second) // ids are minted by the second
+			run := start(t, nc, test.config)
+			if got := run.metric(t, "weir_limiter_ignored_snapshots_total"); got != test.ignored {
+				t.Errorf("%v snapshots ignored, want %v", got, test.ignored)
+			}
+			for user, was := range left {
+				want := was + test.more
+				if test.more < 0 {
+					want = 3
+				}
+				d := ask(t, nc, "acme", fmt.Sprintf(`{"user":%q,"method":"GET","cost":0}`, user))
+				if d.Remaining != want {
+					t.Fatalf("user %s: %d left, want %d", user, d.Remaining, want)
+				}
+			}
+			if err := run.stop(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// askUntilSnapshot has a limiter decide until it has stored a snapshot, and
+// returns what is left to users that have used some of their burst.
+func askUntilSnapshot(t *testing.T, nc *nats.Conn, run running) map[string]int64 {
+	t.Helper()
+	left := map[string]int64{}
+	for i := range 60 {
+		user := fmt.Sprint("u", i)
+		for used := range 1 + int64(i%3) {
+			left[user] = 2 - used
+			ask(t, nc, "acme", fmt.Sprintf(`{"user":%q,"method":"GET"}`, user))
+		}
+	}
+	testenv.Eventually(t, 20*time.Second, func() error {
+		ask(t, nc, "acme", `{"user":"another","method":"GET","cost":0}`)
+		if run.metric(t, "weir_limiter_snapshot_bytes") == 0 {
+			return errors.New("no snapshot")
+		}
+		return nil
+	})
+	return left
+}
+
+// A snapshot of another journal, which bore the same name, is not used.
+func TestSnapshotOfAnotherJournal(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(config *limiter.Config) {
+		config.Policy, config.SnapshotEvery = mustParse(t, snapshotPolicy), 20
+	}
+	run := start(t, nc, change)
+	askUntilSnapshot(t, nc, run)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), names.JournalStream(0)); err != nil {
+		t.Fatal(err)
+	}
+	change = func(config *limiter.Config) { config.Policy = mustParse(t, snapshotPolicy) }
+	run = start(t, nc, change)
+	for range 300 {
+		ask(t, nc, "acme", `{"user":"another"}`)
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	run = start(t, nc, change)
+	if run.metric(t, "weir_limiter_ignored_snapshots_total") != 1 {
+		t.Error("the snapshot was used")
+	}
+	if d := ask(t, nc, "acme", `{"user":"u1","method":"GET","cost":0}`); d.Remaining != 3 {
+		t.Errorf("%+v, want 3 left of burst: nothing is known of u1", d)
+	}
+}
