@@ -32,6 +32,10 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 		if stopping {
 			reports = nil // they are in their stream
 		}
+		changes := o.changes
+		if o.deciding {
+			changes = nil // the decider is not ours
+		}
 		var err error
 		select {
 		case m := <-checks:
@@ -54,6 +58,8 @@ func (o *owner) commit(ctx context.Context, stopped <-chan struct{}) error {
 			err = o.degrade()
 		case <-sweep.C:
 			err = o.sweep()
+		case c := <-changes:
+			c.answer <- o.change(ctx, c)
 		case <-stopped:
 			stopping, stopped = true, nil
 		case <-ctx.Done():

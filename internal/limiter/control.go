@@ -242,8 +242,12 @@ func (o *owner) noteOverrides(now time.Time) {
 
 // longestOverride returns for how long an admission can have a say under an
 // override in force: its window, and the part more that buckets take.
-func (o *owner) longestOverride() (longest time.Duration) {
-	for _, c := range o.decider.Overrides(o.config.Clock()) {
+func (o *owner) longestOverride() time.Duration {
+	return longestOf(o.decider.Overrides(o.config.Clock()))
+}
+
+func longestOf(overrides []events.Control) (longest time.Duration) {
+	for _, c := range overrides {
 		window := time.Duration(c.WindowMS) * time.Millisecond
 		longest = max(longest, window+window/policy.Buckets+time.Microsecond)
 	}

@@ -2,32 +2,204 @@ package limiter
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/journal"
 	"github.com/weirhq/weir/internal/policy"
 	"github.com/weirhq/weir/internal/revision"
+	"github.com/weirhq/weir/internal/window"
 )
 
-// decide owns the shard until ctx ends, under the newest policy: when there is
-// a newer one, what was taken is committed under the old one, and the windows
-// are rebuilt from the journal for the new one's rules. No count is lost, also
-// not when a window gets longer.
+const (
+	// fewBlocks is how many blocks the owner takes over itself, between two of
+	// its own, into windows that were made anew: milliseconds' worth.
+	fewBlocks = 8
+	// fewTimeout bounds how long it waits for them.
+	fewTimeout = time.Second
+)
+
+// decide owns the shard until ctx ends, under the newest policy.
 func (l *Limiter) decide(ctx context.Context, lease *lease) error {
-	for ctx.Err() == nil {
+	for {
 		running, stop := context.WithCancel(ctx)
+		o := newOwner(l, lease)
 		done := make(chan error, 1)
 		go func() {
-			defer stop() // nobody waits for a policy then
-			done <- newOwner(l, lease).run(running)
+			done <- o.run(running)
+			stop() // nobody follows for it any more
 		}()
-		newer := l.awaitPolicy(running)
+		anew := l.follow(running, o)
 		stop()
-		if err := <-done; newer == nil || err != nil {
+		if err := <-done; err != nil || !anew || ctx.Err() != nil {
 			return err
 		}
-		l.log.Info("policy changed", zap.Uint64("from", l.config.Policy.Revision), zap.Uint64("to", newer.Revision))
-		l.config.Policy = newer
+	}
+}
+
+// follow has an owner decide under each newer policy, between two blocks, until
+// ctx ends. What the windows hold is kept if it is enough for the policy; if a
+// window gets longer, windows are made anew from the journal while the owner goes
+// on under the policy before. Where that fails it is for an owner that begins
+// anew: follow then returns true.
+func (l *Limiter) follow(ctx context.Context, o *owner) (anew bool) {
+	for {
+		newer := l.awaitPolicy(ctx)
+		if newer == nil {
+			return false
+		}
+		err := o.offer(ctx, change{policy: newer})
+		notKept, rebuilt := errors.AsType[*notKeptError](err)
+		if rebuilt {
+			err = o.rebuild(ctx, newer, notKept.overrides)
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		l.log.Info("policy changed", zap.Uint64("from", l.config.Policy.Revision), zap.Uint64("to", newer.Revision), zap.Bool("rebuilt", rebuilt), zap.Error(err))
+		l.config.Policy = newer // the owner, which has answered, reads it no more
+		if err != nil {
+			return true
+		}
+	}
+}
+
+// change is a policy that an owner is to decide under.
+type change struct {
+	policy  *policy.Policy
+	rebuilt *rebuilt // windows for it; nil for those that there are
+	answer  chan error
+}
+
+// notKeptError says that the windows do not hold all that a policy counts.
+type notKeptError struct {
+	overrides []events.Control // by hand, that are in force
+}
+
+func (*notKeptError) Error() string { return "the policy has windows that are longer than they were" }
+
+// offer hands a change to the committing goroutine and returns its answer.
+func (o *owner) offer(ctx context.Context, c change) error {
+	c.answer = make(chan error, 1)
+	select {
+	case o.changes <- c:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-c.answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// change decides under another policy from the next block on.
+func (o *owner) change(ctx context.Context, c change) error {
+	if r := c.rebuilt; r != nil {
+		if err := o.catchUp(ctx, r); err != nil {
+			return err
+		}
+		if err := putInForce(ctx, r.decider, o.decider.Overrides(o.last)); err != nil {
+			return err
+		}
+		o.decider, o.memory, o.evicted = r.decider, r.memory, 0
+	} else if !o.decider.Adopt(c.policy, o.last) {
+		return &notKeptError{o.decider.Overrides(o.last)}
+	}
+	o.abandonSnapshot()
+	o.policy = c.policy
+	o.tellOfPolicy(o.policy.Revision)
+	return nil
+}
+
+// rebuilt is windows that are made anew from the journal for a policy.
+type rebuilt struct {
+	decider *decide.Decider
+	memory  *window.Memory
+	blocks  *journal.Blocks
+	seq     uint64 // of the last block that is in them
+}
+
+// rebuild makes windows anew from the journal, for as long as a policy counts, and
+// has the owner decide in them. Meanwhile there are two stores of windows, each of
+// WindowMax at most.
+func (o *owner) rebuild(ctx context.Context, p *policy.Policy, overrides []events.Control) error {
+	j, err := journal.Open(ctx, o.js, o.config.Names, o.config.Shard) // not the owner's: it uses that
+	if err != nil {
+		return err
+	}
+	extent, err := j.Extent(ctx)
+	if err != nil {
+		return err
+	}
+	r := &rebuilt{memory: o.newMemory()}
+	r.decider = decide.New(p, r.memory)
+	if err := putInForce(ctx, r.decider, overrides); err != nil { // for how long they have a key kept
+		return err
+	}
+	matters := max(p.LongestWindow(), longestOf(overrides)) + recoveryMargin
+	start := journal.Start{Time: o.config.Clock().Add(-matters)}
+	if extent.Blocks == 0 || extent.LastStored.Before(start.Time) {
+		start = journal.Start{Seq: extent.Last + 1}
+		r.seq = extent.Last
+	}
+	if r.blocks, err = j.Blocks(ctx, start); err != nil {
+		return err
+	}
+	defer r.blocks.Stop()
+	for r.seq < extent.Last {
+		if err := o.foldNext(ctx, r); err != nil {
+			return err
+		}
+		if r.seq >= extent.Last {
+			if extent, err = j.Extent(ctx); err != nil {
+				return err
+			}
+			if extent.Last <= r.seq+fewBlocks {
+				break
+			}
+		}
+	}
+	return o.offer(ctx, change{policy: p, rebuilt: r})
+}
+
+// foldNext takes over the next block.
+func (o *owner) foldNext(ctx context.Context, r *rebuilt) error {
+	b, err := r.blocks.Next(ctx)
+	if err != nil && !errors.Is(err, journal.ErrForeign) {
+		return err
+	}
+	if r.seq = b.Seq; err == nil {
+		o.reread(&b, func(_ int, record *events.Record) error { return fold(r.decider, record) })
+	}
+	return nil
+}
+
+// catchUp takes over what the journal has got since, and the blocks on their way
+// to it.
+func (o *owner) catchUp(ctx context.Context, r *rebuilt) error {
+	ctx, cancel := context.WithTimeout(ctx, fewTimeout)
+	defer cancel()
+	for r.seq < o.appender.Last() {
+		if err := o.foldNext(ctx, r); err != nil {
+			return fmt.Errorf("catch up: %w", err)
+		}
+	}
+	seq := o.appender.Last()
+	for _, b := range o.queue {
+		if b.records == 0 {
+			continue
+		}
+		if seq++; seq > r.seq { // else it was read before its acknowledgement
+			o.reread(&journal.Block{Seq: seq, Count: b.records, Body: string(b.body)},
+				func(_ int, record *events.Record) error { return fold(r.decider, record) })
+		}
 	}
 	return nil
 }

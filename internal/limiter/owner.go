@@ -28,6 +28,7 @@ type owner struct {
 	reports chan report
 	asked   chan *nats.Msg // explains and commands
 	walks   chan *walk     // snapshots to be stored
+	changes chan change    // of the policy
 	journal *journal.Journal
 
 	// Of the goroutine that commits alone, once run has begun.
@@ -72,6 +73,7 @@ func newOwner(l *Limiter, lease *lease) *owner {
 		checks:   make(chan *nats.Msg, maxWaiting),
 		reports:  make(chan report, maxBlock),
 		asked:    make(chan *nats.Msg, maxAsked),
+		changes:  make(chan change),
 		walks:    make(chan *walk),
 		policy:   l.config.Policy,
 		batch:    make([]entry, 0, maxBlock),

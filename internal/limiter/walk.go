@@ -34,8 +34,9 @@ var errAbandoned = errors.New("abandoned")
 // to one that stores.
 type walk struct {
 	// Of the goroutine that decides.
-	next int    // part
-	last uint64 // tag
+	next  int    // part
+	last  uint64 // tag
+	since int    // records between the beginning of the snapshot before and of this one
 
 	chunks  chan []byte // closed at the end
 	abandon func()
@@ -115,9 +116,19 @@ func (o *owner) beginSnapshot(now time.Time) bool {
 	chunk = append(chunk, header...)
 	endFrame(chunk, len(snapshotMagic))
 	w.chunks <- chunk
-	o.unsaved = 0
+	w.since, o.unsaved = o.unsaved, 0
 	o.walk = w
 	return true
+}
+
+// abandonSnapshot gives up the snapshot that is being saved: what its header says
+// of the windows is no more so. The next one is as due as it was.
+func (o *owner) abandonSnapshot() {
+	if o.walk != nil {
+		o.walk.abandon()
+		o.unsaved += o.walk.since
+		o.walk = nil
+	}
 }
 
 // storeSnapshots stores what is saved, one snapshot after another, until ctx
