@@ -48,6 +48,8 @@ func TestPolicyChangesUnderLoad(t *testing.T) {
 	c.Add(15 * time.Second) // beyond the window of today, within the last one below
 	ask(t, nc, "acme", `{"user":"42","method":"PUT"}`)
 
+	mustCommand(t, nc, events.Command{ID: "o", Kind: events.ControlOverride, Rule: "r", Key: []string{"43"}, Limit: "77 per 5s", Until: c.Now().Add(time.Hour), By: "ann"})
+
 	var asked, unanswered, longest atomic.Int64
 	stop := make(chan struct{})
 	var load sync.WaitGroup
@@ -91,6 +93,9 @@ func TestPolicyChangesUnderLoad(t *testing.T) {
 		})
 		if d.Remaining != step.left && step.left >= 0 {
 			t.Errorf("%s: %+v, want %d left", step.name, d, step.left)
+		}
+		if d := ask(t, nc, "acme", `{"user":"43","method":"PUT","cost":0}`); d.Remaining != 77 && step.left >= 0 {
+			t.Errorf("%s: %+v, want 77 left, as the override by hand says", step.name, d)
 		}
 	}
 	close(stop)

@@ -95,6 +95,7 @@ func TestBadSnapshots(t *testing.T) {
 		config.Policy, config.Clock = mustParse(t, snapshotPolicy), c.Now
 	}
 	run := start(t, nc, func(config *limiter.Config) { change(config); config.SnapshotEvery = 20 })
+	mustCommand(t, nc, events.Command{ID: "o", Kind: events.ControlOverride, Rule: "burst", Key: []string{"raised"}, Limit: "9/s", Until: c.Now().Add(time.Hour), By: "ann"})
 	left := askUntilSnapshot(t, nc, run)
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
@@ -157,6 +158,9 @@ func TestBadSnapshots(t *testing.T) {
 				if d.Remaining != want {
 					t.Fatalf("user %s: %d left, want %d", user, d.Remaining, want)
 				}
+			}
+			if d := ask(t, nc, "acme", `{"user":"raised","method":"GET","cost":0}`); d.Remaining != 9 && test.more <= 0 {
+				t.Errorf("%+v, want 9 left, as the override by hand says", d)
 			}
 			if err := run.stop(); err != nil {
 				t.Fatal(err)
