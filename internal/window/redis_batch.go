@@ -35,7 +35,6 @@ func (r *Redis) groups(batch []Request) [][]int {
 	var order []string
 	for i := range batch {
 		req := &batch[i]
-		req.At = time.Time{}
 		all[i] = i
 		var owner []byte // of a request that charges nothing there is none
 		for j := range req.Charges {

@@ -156,6 +156,37 @@ func audit(t *testing.T, requests []window.Request, limit int64, span time.Durat
 
 // A key lives as long as its window needs it, whatever came before, and not
 // much longer.
+// A server is not held up by a batch, however large: it goes out in parts, and
+// is decided in order.
+func TestRedisLargeBatch(t *testing.T) {
+	t.Parallel()
+	url := testenv.Redis(t)
+	server, store := connect(t, url), openRedis(t, url)
+	const requests, rules, limit = 512, 20, 300
+	batch := make([]window.Request, requests)
+	for i := range batch {
+		for rule := range rules {
+			batch[i].Charges = append(batch[i].Charges, window.Charge{Key: fmt.Appendf(nil, "acme\x00%d", rule), Cost: 1, Limit: limit, Window: time.Hour})
+		}
+	}
+	if err := store.Decide(t.Context(), time.Time{}, batch); err != nil {
+		t.Fatal(err)
+	}
+	for i := range batch {
+		if batch[i].Admitted != (i < limit) || batch[i].At.IsZero() {
+			t.Fatalf("request %d: %v at %v", i, batch[i].Admitted, batch[i].At)
+		}
+	}
+	info, err := server.InfoMap(t.Context(), "commandstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "calls=11," // of 50 requests each
+	if calls := info["Commandstats"]["cmdstat_evalsha"]; !strings.HasPrefix(calls, want) {
+		t.Errorf("%s, want %s", calls, want)
+	}
+}
+
 func TestRedisExpires(t *testing.T) {
 	t.Parallel()
 	url := testenv.Redis(t)
