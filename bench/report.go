@@ -43,6 +43,7 @@ const (
 	perSecond unit = "1/s"
 	seconds   unit = "s"
 	ofMemory  unit = "B"
+	each      unit = "1" // of a request
 )
 
 // aim is what a ratio should be, or Weir's figure; the zero value is no aim.
@@ -91,6 +92,8 @@ func (u unit) format(v float64) string {
 		return fmt.Sprintf("%.0fns", v*1e9)
 	case u == seconds:
 		return time.Duration(v * 1e9).Round(time.Microsecond).String()
+	case u == each:
+		return fmt.Sprintf("%.1f", v)
 	case u == ofMemory:
 		return fmt.Sprintf("%.1f B", v)
 	}
