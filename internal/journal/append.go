@@ -41,6 +41,9 @@ const (
 	// appendTimeout is how long blocks under way may take until they are sent
 	// again.
 	appendTimeout = 5 * time.Second
+	// lookEvery is how often it is seen whether they are under way on a
+	// connection that is there no more: its acknowledgements do not come.
+	lookEvery = 250 * time.Millisecond
 	// settleTimeout bounds the questions to the server after a refusal.
 	settleTimeout = time.Second
 	// underWay is how many blocks are sent ahead of the acknowledgement of the
@@ -71,10 +74,12 @@ type Appender struct {
 	queue   []pending // blocks that are not stored, the next one first
 	ahead   int       // how many of them are under way
 	again   backoff.BackOff
-	due     *time.Timer // of Retry: no acknowledgement has come, or a pause is over
+	due     *time.Timer // of Retry
 	acks    chan *nats.Msg
-	inbox   string // the reply subject of each block of each attempt is below it
-	attempt int    // counts the times that sending began anew
+	inbox   string    // the reply subject of each block of each attempt is below it
+	attempt int       // counts the times that sending began anew
+	moved   time.Time // when an attempt began, or a block was stored
+	breaks  uint64    // of the connection, when the attempt began
 	sub     *nats.Subscription
 }
 
@@ -91,7 +96,7 @@ type pending struct {
 // and is tried again.
 func (j *Journal) Appender(last uint64, failed func(error)) (*Appender, error) {
 	a := &Appender{journal: j, owner: nuid.Next(), last: last, failed: failed, acks: make(chan *nats.Msg, maxAcks),
-		due: time.NewTimer(appendTimeout), again: newBackOff()}
+		due: time.NewTimer(lookEvery), again: newBackOff()}
 	a.due.Stop()
 	nc := j.js.Conn()
 	a.inbox = nc.NewRespInbox()
@@ -141,10 +146,14 @@ func (a *Appender) Due() <-chan time.Time { return a.due.C }
 // The error is ErrFenced or ErrGone; of any other the blocks are sent again.
 func (a *Appender) Take(ctx context.Context, m *nats.Msg) (stored int, err error) {
 	attempt, seq, ok := a.parse(m.Subject)
-	if !ok || attempt != a.attempt || seq <= a.last {
-		return 0, nil // of an attempt that was given up
+	if !ok || seq <= a.last || seq > a.last+uint64(len(a.queue)) {
+		return 0, nil // of what is known to be stored
 	}
-	switch err := a.acknowledged(ctx, m); {
+	err = a.acknowledged(ctx, m)
+	if err != nil && attempt != a.attempt {
+		return 0, nil // of an attempt that was given up: the blocks are sent again
+	}
+	switch {
 	case errors.Is(err, errRefused):
 		if err := a.settle(ctx); errors.Is(err, ErrFenced) {
 			return 0, a.named(err)
@@ -152,19 +161,22 @@ func (a *Appender) Take(ctx context.Context, m *nats.Msg) (stored int, err error
 			a.pause(err)
 			return 0, nil
 		}
-		a.advance(1)
-		a.begin() // what was under way behind it was refused as well, perhaps
-		return 1, nil
+		stored, a.ahead = 1, 0 // what was under way behind it was refused as well, perhaps
 	case errors.Is(err, ErrGone):
 		return 0, a.named(err)
 	case err != nil:
 		a.pause(err)
 		return 0, nil
+	default:
+		stored = int(seq - a.last) // none is stored without those before it
+		a.ahead = max(a.ahead-stored, 0)
 	}
-	stored = int(seq - a.last) // none is stored without those before it
 	a.advance(stored)
-	a.ahead -= stored
-	a.publish()
+	if a.ahead > 0 {
+		a.publish()
+	} else {
+		a.begin()
+	}
 	return stored, nil
 }
 
@@ -180,14 +192,22 @@ func (a *Appender) advance(n int) {
 		a.queue = nil // its memory moves on with each block
 		a.due.Stop()
 	} else {
-		a.due.Reset(appendTimeout)
+		a.moved = time.Now()
+		a.due.Reset(lookEvery)
 	}
 }
 
-// Retry sends again what is not stored.
+// Retry sends again what is not stored, if a pause is over or if it is time to
+// believe that no acknowledgement will come.
 func (a *Appender) Retry() {
-	if a.ahead > 0 { // not after a pause
+	switch late := time.Since(a.moved) >= appendTimeout; {
+	case a.ahead > 0 && a.journal.js.Conn().Stats().Reconnects != a.breaks:
+		a.failed(errors.New("the connection broke before the acknowledgement"))
+	case a.ahead > 0 && late:
 		a.failed(fmt.Errorf("no acknowledgement within %v", appendTimeout))
+	case a.ahead > 0:
+		a.due.Reset(lookEvery)
+		return
 	}
 	a.begin()
 }
@@ -197,7 +217,8 @@ func (a *Appender) begin() {
 	a.attempt++
 	a.ahead = 0
 	if len(a.queue) > 0 {
-		a.due.Reset(appendTimeout)
+		a.moved, a.breaks = time.Now(), a.journal.js.Conn().Stats().Reconnects
+		a.due.Reset(lookEvery)
 		a.publish()
 	}
 }
@@ -255,7 +276,8 @@ func (a *Appender) parse(subject string) (attempt int, seq uint64, ok bool) {
 
 // Append sends one block and waits until it is stored, ctx ends, or the error
 // is ErrFenced or ErrGone. It returns the block's sequence. The body may be
-// reused afterwards.
+// reused afterwards. When ctx has ended the block may be stored or not: only the
+// same one can be appended next.
 func (a *Appender) Append(ctx context.Context, body []byte, count int, reportSeq uint64) (uint64, error) {
 	a.Send(body, count, reportSeq)
 	for {
@@ -318,11 +340,23 @@ func (a *Appender) acknowledged(ctx context.Context, m *nats.Msg) error {
 	return ack.Error
 }
 
+// errLostOnTheWay says that nobody has appended: what the refused block was to
+// follow has not arrived.
+var errLostOnTheWay = errors.New("a block was lost on its way, or overtaken")
+
 // settle finds out who stored the block after the last one we know: we, in an
-// attempt whose acknowledgement was lost, or another owner.
+// attempt whose acknowledgement was lost, or another owner. The error is
+// errLostOnTheWay if there is none.
 func (a *Appender) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
+	info, err := a.journal.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("find out who appended: %w", err)
+	}
+	if info.State.LastSeq == a.last {
+		return errLostOnTheWay
+	}
 	next, err := a.journal.stream.GetMsg(ctx, a.last+1)
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return fmt.Errorf("find out who appended: %w", err)
