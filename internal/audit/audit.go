@@ -299,14 +299,19 @@ func (s *shardAudit) begin(o *oracle, c *comparer, b *journal.Block, t *pg.Tally
 
 // end checks the sums.
 func (s *shardAudit) end(o *oracle, t *pg.Tally, written, last uint64, passed int64) {
-	s.report.Rules, s.report.Windows = len(o.rules), o.opened
-	s.report.Admitted, s.report.Denied, s.report.Unjudged = o.admitted, o.denied, o.unjudged
+	s.count(o)
 	if s.report.FirstBlock == 1 && len(t.Gaps) == 0 && written <= last && passed != t.Cursor.Records {
 		s.fault(7, place{}, fmt.Sprintf("the journal has %d records up to the cursor, which has counted %d", passed, t.Cursor.Records))
 	}
 	if s.report.Unwritten > 0 && s.Wait > 0 {
 		s.fault(6, place{}, fmt.Sprintf("%d records are not written after %v", s.report.Unwritten, s.Wait))
 	}
+}
+
+// count takes over what the oracle has counted.
+func (s *shardAudit) count(o *oracle) {
+	s.report.Rules, s.report.Windows = len(o.rules), o.opened
+	s.report.Admitted, s.report.Denied, s.report.Unjudged = o.admitted, o.denied, o.unjudged
 }
 
 // checkAhead tells a writer that went on meanwhile from a cursor beyond the
