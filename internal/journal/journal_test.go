@@ -246,3 +246,38 @@ func TestBlockThatBelies(t *testing.T) {
 		})
 	}
 }
+
+// Where to begin is told by when blocks were decided, and what cannot be read
+// does not keep anybody from finding it.
+func TestSince(t *testing.T) {
+	t.Parallel()
+	j := mustCreate(t, mustJetStream(t))
+	a := mustAppender(t, j, 0, unexpected(t))
+	at := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
+	const blocks, perHour = 60, 3 // the clock stands still in between; each third cannot be read
+	for i := range blocks {
+		r := events.Record{Request: events.Request{ID: fmt.Sprint(i), Tenant: "acme", Gateway: "g"},
+			Decision: events.Decision{ID: fmt.Sprint(i), Verdict: events.Allow, DecidedAt: at.Add(time.Duration(i/perHour) * time.Hour)}}
+		text := string(events.AppendRecord(nil, &r))
+		if i%perHour == 2 {
+			text = "nonsense"
+		}
+		mustAppend(t, a, text)
+	}
+	extent, err := j.Extent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for hours := range blocks/perHour + 2 {
+		want := max(1, blocks-(hours+1)*perHour+1)
+		for d, want := range map[time.Duration]int{
+			time.Duration(hours) * time.Hour:                   want,
+			time.Duration(hours+1)*time.Hour - time.Nanosecond: want,
+		} {
+			seq, err := j.Since(t.Context(), extent, d)
+			if err != nil || seq > uint64(want) || seq+1 < uint64(want) { // or what cannot be read before it
+				t.Errorf("%v back: block %d, %v; want %d", d, seq, err, want)
+			}
+		}
+	}
+}

@@ -143,11 +143,11 @@ func (o *owner) rebuild(ctx context.Context, p *policy.Policy, overrides []event
 	if err := putInForce(ctx, r.decider, overrides); err != nil { // for how long they have a key kept
 		return err
 	}
-	matters := max(p.LongestWindow(), longestOf(overrides)) + recoveryMargin
-	start := journal.Start{Time: o.config.Clock().Add(-matters)}
-	if extent.Blocks == 0 || extent.LastStored.Before(start.Time) {
-		start = journal.Start{Seq: extent.Last + 1}
+	start := journal.Start{Seq: extent.Last + 1}
+	if extent.Blocks == 0 {
 		r.seq = extent.Last
+	} else if start.Seq, err = j.Since(ctx, extent, max(p.LongestWindow(), longestOf(overrides))); err != nil {
+		return err
 	}
 	if r.blocks, err = j.Blocks(ctx, start); err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 	"github.com/weirhq/weir/internal/policy"
 )
 
-// recoveryMargin is how much further back than the longest window the journal
-// is read: blocks are found by the server's clock, records bear the owner's.
+// recoveryMargin is how much longer than the longest window blocks are kept at
+// least: the server drops them by its clock, records bear the owner's.
 const recoveryMargin = 5 * time.Minute
 
 // recovered is where a limiter goes on.

@@ -67,14 +67,15 @@ func (o *owner) replayAfter(ctx context.Context, s *snapshotReader, extent journ
 // replayJournal takes over what the journal holds of the time that still
 // matters, and counts the records.
 func (o *owner) replayJournal(ctx context.Context, extent journal.Extent) (records int, err error) {
-	matters := Horizon + recoveryMargin
+	matters := Horizon
 	if o.memory != nil {
-		matters = max(o.policy.LongestWindow(), o.longestOverride(), Horizon) + recoveryMargin
+		matters = max(o.policy.LongestWindow(), o.longestOverride(), Horizon)
 	}
-	start := journal.Start{Time: o.config.Clock().Add(-matters)}
-	if extent.LastStored.Before(start.Time) {
-		start = journal.Start{Seq: extent.Last} // for its report sequence and its time
+	first, err := o.journal.Since(ctx, extent, matters)
+	if err != nil {
+		return 0, err
 	}
+	start := journal.Start{Seq: first}
 	return records, o.readJournal(ctx, start, extent, func(b journal.Block) error {
 		records += b.Count
 		o.replayBlock(&b, o.replay)
