@@ -1,6 +1,7 @@
-// Package crashtest kills the real programs while they work, and then asks
-// whether every promise was kept: what somebody has seen is stored, every
-// request counts once, every record is one row, nothing vanishes.
+// Package crashtest kills the real programs while they work, and takes away
+// what they stand on, and then asks whether every promise was kept: what
+// somebody has seen is stored, every request counts once, every record is one
+// row, nothing vanishes.
 package crashtest
 
 import (

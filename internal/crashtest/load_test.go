@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	askers = 64
+	askers = 32
 	// reportsAtOnce are acknowledged together.
 	reportsAtOnce = 20
+	// reportEvery leaves something of a small machine to what is tested.
+	reportEvery = 10 * time.Millisecond
 	// checkTimeout is long enough for a busy machine, and far shorter than a
 	// restart is followed by answers.
 	checkTimeout = 300 * time.Millisecond
@@ -38,6 +40,7 @@ type load struct {
 	stopped context.CancelFunc
 	workers sync.WaitGroup
 	answers atomic.Int64
+	plain   atomic.Int64 // of them, those that are not degraded
 	faults  atomic.Int64
 
 	mu       sync.Mutex                  // guards the rest
@@ -125,13 +128,18 @@ func (l *load) ask(ctx context.Context, worker int) {
 			l.newest[r.Tenant] = time.Now()
 			l.mu.Unlock()
 			l.answers.Add(1)
+			if !d.Degraded {
+				l.plain.Add(1)
+			}
 			break
 		}
 	}
 }
 
 func (l *load) report(ctx context.Context) {
-	for n := 0; ctx.Err() == nil; {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for n := 0; ctx.Err() == nil; <-tick.C {
 		batch := make([]gateway.Request, reportsAtOnce)
 		for i := range batch {
 			batch[i] = request(reportPrefix, n)
@@ -173,9 +181,27 @@ func (l *load) observe(m *nats.Msg) {
 // awaitAnswers waits until n more checks are answered.
 func (l *load) awaitAnswers(n int64) {
 	l.t.Helper()
-	enough := l.answers.Load() + n
+	l.await(n, l.answers.Load)
+}
+
+// awaitPlain waits until n more checks are answered from the journal.
+func (l *load) awaitPlain(n int64) {
+	l.t.Helper()
+	l.await(n, l.plain.Load)
+}
+
+// awaitDegraded waits until n more checks are answered before the journal has
+// the answers.
+func (l *load) awaitDegraded(n int64) {
+	l.t.Helper()
+	l.await(n, func() int64 { return l.answers.Load() - l.plain.Load() })
+}
+
+func (l *load) await(n int64, count func() int64) {
+	l.t.Helper()
+	enough := count() + n
 	testenv.Eventually(l.t, patience, func() error {
-		if have := l.answers.Load(); have < enough {
+		if have := count(); have < enough {
 			return fmt.Errorf("%d answers of %d", have, enough)
 		}
 		return nil
