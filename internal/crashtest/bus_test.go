@@ -41,7 +41,7 @@ func TestTwoOwnersAreForced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 10 {
+	for range 8 {
 		l.awaitAnswers(answersBetween / 10)
 		if err := js.DeleteKeyValue(t.Context(), names.LeaseBucket()); err != nil {
 			t.Fatal(err)

@@ -83,7 +83,7 @@ func TestDiskIsSlow(t *testing.T) {
 			l := s.load()
 			l.awaitAnswers(answersBetween / 5)
 			healthy.Store(true)
-			l.awaitPlain(answersBetween)
+			l.awaitPlain(answersBetween / 3)
 			l.stop()
 			s.check(l)
 		})
@@ -127,13 +127,13 @@ func TestClockSteps(t *testing.T) {
 	stop := s.inside(s.nats, clock)
 	l := s.load()
 	for _, step := range []time.Duration{-time.Hour, 0, time.Hour, 0} {
-		l.awaitAnswers(answersBetween)
+		l.awaitAnswers(answersBetween / 3)
 		ahead.Store(int64(step))
-		l.awaitAnswers(answersBetween)
+		l.awaitAnswers(answersBetween / 3)
 		stop()
 		stop = s.inside(s.nats, clock)
 	}
-	l.awaitAnswers(answersBetween)
+	l.awaitAnswers(answersBetween / 3)
 	l.stop()
 	s.check(l)
 }

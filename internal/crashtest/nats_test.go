@@ -24,6 +24,10 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *natsAddr == "" {
+		// They wait more than they work.
+		if err := flag.Set("test.parallel", "6"); err != nil {
+			panic(err)
+		}
 		os.Exit(m.Run())
 	}
 	_, err := embedded.StartNATS(context.Background(), embedded.NATSOptions{Dir: *natsDir, Addr: *natsAddr, Log: zap.NewNop()})
