@@ -28,6 +28,9 @@ const (
 	reportPrefix = "report-"
 	// tries bounds how often a request without a decision is asked about again.
 	tries = 5
+	// remembered is how many requests an asker has decisions of until it asks
+	// about one of them again.
+	remembered = 6
 	// maxNamed bounds the faults that are told one by one.
 	maxNamed = 20
 )
@@ -41,6 +44,7 @@ type load struct {
 	workers sync.WaitGroup
 	answers atomic.Int64
 	plain   atomic.Int64 // of them, those that are not degraded
+	epoch   atomic.Int64 // counts the calls of forget
 	faults  atomic.Int64
 
 	mu       sync.Mutex                  // guards the rest
@@ -109,32 +113,54 @@ func (l *load) wrong(format string, args ...any) {
 	l.t.Errorf(format, args...)
 }
 
+// ask asks about one request after the other, and at times about one that it had
+// a decision of: that must be the same, also from another limiter.
 func (l *load) ask(ctx context.Context, worker int) {
+	var recent []gateway.Request
+	epoch := l.epoch.Load()
 	for n := worker; ctx.Err() == nil; n += askers + 1 { // odd, so that each has all kinds of callers
 		r := request("check-", n)
-		for try := 0; try < tries && ctx.Err() == nil; try++ {
-			d, err := l.client.Check(context.WithoutCancel(ctx), r)
-			if err != nil {
-				l.t.Error(err)
-				return
-			}
-			l.mu.Lock()
-			if d.Reason == gateway.ReasonTimeout {
-				l.timedOut[r.ID] = true
-				l.mu.Unlock()
-				continue
-			}
-			l.decided[r.ID] = d
-			l.newest[r.Tenant] = time.Now()
-			l.mu.Unlock()
-			l.answers.Add(1)
-			if !d.Degraded {
-				l.plain.Add(1)
-			}
-			break
+		if now := l.epoch.Load(); now != epoch {
+			recent, epoch = recent[:0], now
+		}
+		if len(recent) == remembered {
+			l.askAbout(ctx, recent[n%remembered])
+			recent = recent[:0]
+		}
+		if l.askAbout(ctx, r) {
+			recent = append(recent, r)
 		}
 	}
 }
+
+// askAbout asks until there is a decision, some times at most.
+func (l *load) askAbout(ctx context.Context, r gateway.Request) bool {
+	for try := 0; try < tries && ctx.Err() == nil; try++ {
+		d, err := l.client.Check(context.WithoutCancel(ctx), r)
+		if err != nil {
+			l.t.Error(err)
+			return false
+		}
+		l.mu.Lock()
+		if d.Reason == gateway.ReasonTimeout {
+			l.timedOut[r.ID] = true
+			l.mu.Unlock()
+			continue
+		}
+		l.decided[r.ID] = d
+		l.newest[r.Tenant] = time.Now()
+		l.mu.Unlock()
+		l.answers.Add(1)
+		if !d.Degraded {
+			l.plain.Add(1)
+		}
+		return true
+	}
+	return false
+}
+
+// forget has the load ask no more about what it has decisions of.
+func (l *load) forget() { l.epoch.Add(1) }
 
 func (l *load) report(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
