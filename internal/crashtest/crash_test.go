@@ -7,6 +7,7 @@ package crashtest
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -104,6 +105,49 @@ func TestLimiterSleepsWhileAnotherTakesOver(t *testing.T) {
 		}
 		return nil
 	})
+	l.stop()
+	s.check(l)
+}
+
+// A limiter that does not reach the journal, and so answers as degraded, sleeps
+// while another one takes over. It may go on only while it has the lease: it
+// answers nobody when it wakes up.
+func TestDegradedLimiterSleeps(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.forgives = true
+	var off atomic.Bool
+	narrow := *s
+	narrow.nats = testenv.Proxy(t, s.nats, func(m testenv.Passing) testenv.Fate {
+		if off.Load() && m.ToServer && m.Subject == names.Journal(0) {
+			return testenv.Fate{}
+		}
+		return testenv.Arrives
+	})
+	asleep := narrow.limiterThatDegrades("one", "50ms")
+	l := s.load()
+	l.awaitAnswers(answersBetween / 3)
+	off.Store(true)
+	l.awaitDegraded(answersBetween / 3)
+	if err := syscall.Kill(asleep.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.limiter("two")
+	l.awaitPlain(answersBetween / 3) // once the lease has run out
+	before := l.degraded.Load()
+	if err := syscall.Kill(asleep.Pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, patience, func() error {
+		if !strings.Contains(asleep.Output(), "not the owner") {
+			return fmt.Errorf("the limiter that slept takes itself for the owner")
+		}
+		return nil
+	})
+	l.awaitPlain(answersBetween / 3)
+	if n := l.degraded.Load() - before; n > 0 {
+		t.Errorf("%d decisions of one that slept", n)
+	}
 	l.stop()
 	s.check(l)
 }

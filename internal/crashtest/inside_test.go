@@ -81,7 +81,7 @@ func TestDiskIsSlow(t *testing.T) {
 			var healthy atomic.Bool
 			s.inside(testenv.Proxy(t, s.nats, slow(&healthy)), func(c *limiter.Config) { c.DegradeAfter = degradeAfter })
 			l := s.load()
-			l.awaitAnswers(answersBetween / 5)
+			l.awaitAnswers(answersBetween / 2)
 			healthy.Store(true)
 			l.awaitPlain(answersBetween / 3)
 			l.stop()

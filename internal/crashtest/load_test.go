@@ -37,15 +37,16 @@ const (
 
 // load asks and reports without pause, and keeps what it was told.
 type load struct {
-	t       *testing.T
-	client  *gateway.Client
-	watch   *nats.Subscription
-	stopped context.CancelFunc
-	workers sync.WaitGroup
-	answers atomic.Int64
-	plain   atomic.Int64 // of them, those that are not degraded
-	epoch   atomic.Int64 // counts the calls of forget
-	faults  atomic.Int64
+	t        *testing.T
+	client   *gateway.Client
+	watch    *nats.Subscription
+	stopped  context.CancelFunc
+	workers  sync.WaitGroup
+	answers  atomic.Int64
+	plain    atomic.Int64 // of them, those that are not degraded
+	degraded atomic.Int64 // decisions that went over the wire as such
+	epoch    atomic.Int64 // counts the calls of forget
+	faults   atomic.Int64
 
 	mu       sync.Mutex                  // guards the rest
 	decided  map[string]gateway.Decision // checks that were answered
@@ -197,6 +198,9 @@ func (l *load) observe(m *nats.Msg) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if d.Degraded {
+		l.degraded.Add(1)
+	}
 	at := sight{d.ID, d.Reason == gateway.ReasonTimeout}
 	if l.seen[at] == nil {
 		l.seen[at] = map[string]bool{}
