@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 func newSystemOnMortalNATS(t *testing.T) (s *system, restart func()) {
 	t.Helper()
 	addr, dir := testenv.FreeAddr(t), t.TempDir()
-	s = &system{T: t, nats: "nats://" + addr}
+	s = &system{T: t, nats: "nats://" + addr, shards: 1}
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
