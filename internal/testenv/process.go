@@ -190,9 +190,15 @@ func processDir(tb testing.TB) string {
 	if err := keeper.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	keepers = append(keepers, keeper)
+	keepers.Lock()
+	defer keepers.Unlock()
+	keepers.all = append(keepers.all, keeper)
 	return dir
 }
 
 // keepers keeps their pipes from being closed as garbage.
-var keepers []*exec.Cmd
+var keepers struct {
+	sync.Mutex // guards all
+
+	all []*exec.Cmd
+}
