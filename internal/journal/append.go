@@ -22,6 +22,11 @@ const (
 	headerOwner  = "Weir-Owner"      // who appended it: one name for every Appender
 	headerReport = "Weir-Report-Seq" // sequence of the last report applied up to its end
 
+	// headerReportStream tells the stream that this sequence is of from another
+	// that bore its name: when it was made, in nanoseconds since 1970; absent if
+	// that was not told.
+	headerReportStream = "Weir-Report-Stream"
+
 	// headerOverrides is the sequence of the oldest block that holds an override
 	// by hand still in force when the block was sent; absent if there is none.
 	headerOverrides = "Weir-Override-Seq"
@@ -71,6 +76,8 @@ type Appender struct {
 
 	overrides uint64 // as Overrides was told
 
+	reportStream int64 // as ReportStream was told
+
 	queue   []pending // blocks that are not stored, the next one first
 	ahead   int       // how many of them are under way
 	again   backoff.BackOff
@@ -85,10 +92,11 @@ type Appender struct {
 
 // pending is a block to be stored.
 type pending struct {
-	body      []byte
-	count     int
-	reportSeq uint64
-	overrides uint64
+	body         []byte
+	count        int
+	reportSeq    uint64
+	reportStream int64
+	overrides    uint64
 }
 
 // Appender returns an appender that goes on after the block with sequence
@@ -119,6 +127,10 @@ func (a *Appender) Last() uint64 { return a.last }
 // Next returns the sequence that the next block sent will have.
 func (a *Appender) Next() uint64 { return a.last + uint64(len(a.queue)) + 1 }
 
+// ReportStream sets what the blocks sent from now on say of the stream that their
+// report sequences are of: when it was made, in nanoseconds since 1970.
+func (a *Appender) ReportStream(made int64) { a.reportStream = made }
+
 // Overrides sets what the blocks sent from now on say is the oldest block that
 // holds an override by hand still in force; 0 if there is none.
 func (a *Appender) Overrides(oldest uint64) { a.overrides = oldest }
@@ -128,7 +140,7 @@ func (a *Appender) Overrides(oldest uint64) { a.overrides = oldest }
 // sequence of the last report applied up to its end. The body must stay as it
 // is until the block is stored.
 func (a *Appender) Send(body []byte, count int, reportSeq uint64) {
-	a.queue = append(a.queue, pending{body, count, reportSeq, a.overrides})
+	a.queue = append(a.queue, pending{body, count, reportSeq, a.reportStream, a.overrides})
 	if len(a.queue) == 1 {
 		a.begin()
 	} else if a.ahead > 0 { // else it waits for an attempt to begin anew
@@ -249,6 +261,9 @@ func (a *Appender) publish() {
 		}}
 		if a.ahead > 0 {
 			msg.Header[jetstream.ExpectedLastMsgIDHeader] = []string{a.name(a.last + uint64(a.ahead))}
+		}
+		if b.reportStream > 0 {
+			msg.Header[headerReportStream] = []string{strconv.FormatInt(b.reportStream, 10)}
 		}
 		if b.overrides > 0 {
 			msg.Header[headerOverrides] = []string{strconv.FormatUint(b.overrides, 10)}

@@ -19,6 +19,7 @@ type Block struct {
 	Stored    time.Time // by the server's clock, whole microseconds
 	Owner     string    // who appended it
 	ReportSeq uint64    // sequence of the last report applied up to its end
+	Reports   int64     // the stream that this sequence is of: when it was made, nanoseconds since 1970; 0 if that is not known
 	Overrides uint64    // sequence of the oldest block with an override by hand in force; 0 if there is none
 	Count     int       // records in it, as its header says
 	Body      string    // one record a line
@@ -130,6 +131,11 @@ func newBlock(msg jetstream.Msg) (Block, error) {
 	}
 	if b.ReportSeq, err = strconv.ParseUint(header.Get(headerReport), 10, 64); err != nil {
 		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReport, err)
+	}
+	if text := header.Get(headerReportStream); text != "" {
+		if b.Reports, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReportStream, err)
+		}
 	}
 	if text := header.Get(headerOverrides); text != "" {
 		if b.Overrides, err = strconv.ParseUint(text, 10, 64); err != nil {

@@ -17,6 +17,7 @@ type entry struct {
 	check   *nats.Msg // nil of a report
 	subject string    // of a report
 	seq     uint64    // of a report in its stream, else 0
+	stream  int64     // that one, see report
 	known   bool      // what was decided of the id is remembered
 	drop    bool      // a report of what is recorded already
 }
@@ -61,7 +62,7 @@ func (o *owner) takeReport(ctx context.Context, r *report) error {
 	if r.refused != nil {
 		r.refused.At = o.last
 		o.metrics.refused.WithLabelValues("report").Inc()
-		o.enter(entry{record: events.Record{Refused: r.refused}, seq: r.seq})
+		o.enter(entry{record: events.Record{Refused: r.refused}, seq: r.seq, stream: r.stream})
 		return nil
 	}
 	id, before, known, err := o.identify(ctx, &r.request)
@@ -70,10 +71,10 @@ func (o *owner) takeReport(ctx context.Context, r *report) error {
 	}
 	if known && r.request.Verdict == "" {
 		o.metrics.repeated.Inc()
-		o.enter(entry{seq: r.seq, drop: true})
+		o.enter(entry{seq: r.seq, stream: r.stream, drop: true})
 		return nil
 	}
-	e := o.enter(entry{record: events.Record{Request: r.request}, id: id, subject: r.subject, seq: r.seq, known: known})
+	e := o.enter(entry{record: events.Record{Request: r.request}, id: id, subject: r.subject, seq: r.seq, stream: r.stream, known: known})
 	o.decider.Report(&e.record, known && before.verdict == events.Allow)
 	return nil
 }

@@ -176,8 +176,9 @@ func (o *owner) conclude(failed error) error {
 		if err := o.add(&o.batch[i]); err != nil {
 			return err
 		}
-		if seq := o.batch[i].seq; seq > 0 {
-			o.reportSeq = seq // not before: add may send what came ahead of it
+		if e := &o.batch[i]; e.seq > 0 { // not before: add may send what came ahead of it
+			o.reportSeq = e.seq
+			o.appender.ReportStream(e.stream)
 		}
 	}
 	clear(o.batch)

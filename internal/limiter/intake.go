@@ -31,6 +31,7 @@ const (
 type report struct {
 	request events.Request
 	seq     uint64 // in the reports stream
+	stream  int64  // that one: when it was made, nanoseconds since 1970
 	subject string
 	refused *events.Refusal // why it is none; request is then empty
 }
@@ -186,7 +187,7 @@ func (o *owner) readReports(ctx context.Context, from *recovered) error {
 		if err != nil {
 			return err
 		}
-		r := report{seq: meta.Sequence.Stream, subject: m.Subject()}
+		r := report{seq: meta.Sequence.Stream, stream: from.reportsMade.UnixNano(), subject: m.Subject()}
 		if r.request, err = o.read(m.Subject(), m.Data()); err != nil {
 			r.refused = &events.Refusal{Subject: m.Subject(), Payload: m.Data(), Error: err.Error()}
 		} else if r.request.Time.IsZero() {

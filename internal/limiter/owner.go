@@ -41,6 +41,7 @@ type owner struct {
 	last      time.Time // the clock, and decided_at of the last record
 	forgotten time.Time // ids that were decided before are not taken over from the journal
 	reportSeq uint64    // of the last report that is in a block
+	reportOf  int64     // the stream that this is of, as the last block said; 0 if it did not
 	lastBlock uint64    // sequence of the last block that is sent or stored: all that it decided is in the windows
 	unsaved   int       // records since a snapshot was begun
 	walk      *walk     // the snapshot that is being saved; else nil
@@ -91,7 +92,7 @@ func newOwner(l *Limiter, lease *lease) *owner {
 
 // forget begins with nothing known.
 func (o *owner) forget() {
-	o.seen, o.controls, o.last, o.reportSeq = newSeen(), nil, time.Time{}, 0
+	o.seen, o.controls, o.last, o.reportSeq, o.reportOf = newSeen(), nil, time.Time{}, 0, 0
 	windows := o.config.Windows
 	if windows == nil {
 		o.memory = o.newMemory()

@@ -67,6 +67,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
+	o.appender.ReportStream(reports.CachedInfo().Created.UnixNano())
 	o.noteOverrides(o.last)
 	took := time.Since(began)
 	o.metrics.recovery.Set(took.Seconds())
@@ -150,15 +151,15 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// resumeReports tells which report comes next. A stream that ends before the
-// last report that was applied is not the one that report was in: it was made
-// anew, and all of it is new.
+// resumeReports tells which report comes next. If the stream is not the one that
+// the last report that was applied was in, all of it is new.
 func (o *owner) resumeReports(ctx context.Context, reports jetstream.Stream) (uint64, error) {
 	info, err := reports.Info(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("reports: %w", err)
 	}
-	if info.State.LastSeq < o.reportSeq {
+	another := o.reportOf != 0 && o.reportOf != info.Created.UnixNano()
+	if another || info.State.LastSeq < o.reportSeq {
 		o.log.Warn("the reports stream was made anew", zap.Uint64("last_applied", o.reportSeq), zap.Uint64("last_held", info.State.LastSeq))
 		o.reportSeq = 0
 	}

@@ -138,12 +138,34 @@ func TestReportsStreamMadeAnew(t *testing.T) {
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := js.DeleteStream(t.Context(), names.ReportsStream()); err != nil {
-		t.Fatal(err)
+	anew := func() {
+		t.Helper()
+		if err := js.DeleteStream(t.Context(), names.ReportsStream()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	start(t, nc, nil)
+	anew()
+	run = start(t, nc, nil)
 	if all := report(t, js, 4, `{"id":"4"}`); all[3].Request.ID != "4" {
 		t.Errorf("the last record: %+v", all[3].Request)
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	anew()
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"5", "6", "7"} { // more than were applied of the one before
+		if _, err := js.Publish(t.Context(), names.Report(0, "acme", "g"), fmt.Appendf(nil, `{"id":%q}`, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, nc, nil)
+	for i, r := range report(t, js, 7) {
+		if want := fmt.Sprint(i + 1); r.Request.ID != want {
+			t.Errorf("record %d is of %s", i, r.Request.ID)
+		}
 	}
 }
 

@@ -110,7 +110,7 @@ func putInForce(ctx context.Context, d *decide.Decider, overrides []events.Contr
 
 // replayBlock takes over a block's records.
 func (o *owner) replayBlock(b *journal.Block, each func(int, *events.Record) error) {
-	o.reportSeq = b.ReportSeq
+	o.reportSeq, o.reportOf = b.ReportSeq, b.Reports
 	o.seen.block = b.Seq
 	o.reread(b, each)
 }
