@@ -32,7 +32,7 @@ type Decider struct {
 	overrides map[policy.LiveKey]events.Control // by hand
 	live      policy.Live                       // the same, as the policy wants them
 
-	items []item           // of the batch under way; those beyond it are kept for their memory
+	items []*item          // of the batch under way; those beyond it are kept for their memory
 	batch []window.Request // of all items
 	keys  []byte           // the windows' names
 }
@@ -57,9 +57,8 @@ const (
 	check   act = iota
 	matched     // a check whose matches are known
 	report      // as its gateway's verdict says, if it has one
-	charged     // a report of what is charged already
-	fill        // charges as far as there is room
-	done        // nothing is to be charged
+	charged     // a report that charges nothing: of what is charged already, or denied
+	fill        // a report that charges as far as there is room
 )
 
 // New returns a decider over a policy that charges the given windows.
@@ -95,12 +94,16 @@ func (d *Decider) Report(r *events.Record, isCharged bool) {
 }
 
 func (d *Decider) add(r *events.Record, as act) *item {
-	if len(d.items) == cap(d.items) {
-		d.items = append(d.items, item{})
-	} else {
+	if len(d.items) < cap(d.items) {
 		d.items = d.items[:len(d.items)+1]
+	} else {
+		d.items = append(d.items, nil)
 	}
-	it := &d.items[len(d.items)-1]
+	last := len(d.items) - 1
+	if d.items[last] == nil {
+		d.items[last] = new(item)
+	}
+	it := d.items[last]
 	it.record, it.act, it.matches = r, as, &it.own
 	return it
 }
@@ -112,14 +115,14 @@ func (d *Decider) add(r *events.Record, as act) *item {
 func (d *Decider) Decide(ctx context.Context, now time.Time) error {
 	d.batch, d.keys = d.batch[:0], d.keys[:0]
 	for i := range d.items {
-		d.prepare(now, &d.items[i])
+		d.prepare(now, d.items[i])
 	}
 	var err error
 	if len(d.batch) > 0 {
 		err = d.windows.Decide(ctx, now, d.batch)
 	}
 	for i := range d.items {
-		d.conclude(&d.items[i])
+		d.conclude(d.items[i])
 	}
 	d.items = d.items[:0]
 	return err
@@ -223,6 +226,9 @@ func (d *Decider) conclude(it *item) {
 		return
 	}
 	r.Decision.DecidedAt = asked.At
+	if it.enforced > 0 && it.enforced < len(it.asked) && d.batch[it.at+1].At.IsZero() {
+		it.asked = it.asked[:it.enforced] // the others were not asked
+	}
 	if it.act == fill {
 		for i := range it.asked {
 			c := &it.asked[i]

@@ -52,7 +52,7 @@ const (
 	// settleTimeout bounds the questions to the server after a refusal.
 	settleTimeout = time.Second
 	// underWay is how many blocks are sent ahead of the acknowledgement of the
-	// first: enough to hide the way there and back.
+	// first: enough to hide the way there and back while a backlog is stored.
 	underWay = 4
 	// maxAcks bounds acknowledgements that nobody has taken yet, also those of
 	// attempts that were given up.
@@ -198,12 +198,12 @@ func (a *Appender) named(err error) error { return fmt.Errorf("append block %d: 
 func (a *Appender) advance(n int) {
 	a.last += uint64(n)
 	clear(a.queue[:n])
-	a.queue = a.queue[n:]
 	a.again.Reset()
-	if len(a.queue) == 0 {
-		a.queue = nil // its memory moves on with each block
+	if n == len(a.queue) {
+		a.queue = a.queue[:0]
 		a.due.Stop()
 	} else {
+		a.queue = a.queue[n:]
 		a.moved = time.Now()
 		a.due.Reset(lookEvery)
 	}

@@ -3,7 +3,6 @@ package limiter
 import (
 	"bytes"
 	"errors"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,7 +27,12 @@ type block struct {
 	text    []byte // the answers' decisions
 	done    []done // commands that are answered once it is stored
 	sent    time.Time
+	size    int  // bytes that it takes in the queue
+	early   bool // decisions of it went out before it was stored
 }
+
+// blockBytes is about what a block takes in the queue besides its bytes.
+const blockBytes = 512
 
 // answer is a decision that goes out once its record is in the journal.
 type answer struct {
@@ -115,11 +119,20 @@ func (o *owner) send() error {
 		o.seen.block = o.lastBlock + 1
 		o.unsaved += b.records
 	}
+	if o.degraded {
+		if err := o.release(b); err != nil {
+			return err
+		}
+		if b.records == 0 && len(b.done) == 0 {
+			o.recycle(b)
+			return nil
+		}
+	}
+	b.size = blockBytes + len(b.body) + len(b.text)
 	o.queue = append(o.queue, b)
-	o.queued += len(b.body)
+	o.queued += b.size
 	switch {
 	case o.degraded:
-		return o.release(b)
 	case b.records == 0 && len(o.queue) == 1:
 		return o.pop() // nothing that it waits for
 	case len(o.queue) == 1:
@@ -163,13 +176,23 @@ func (o *owner) pop() error {
 	if err := o.tell(b); err != nil {
 		return err
 	}
-	o.queue = slices.Delete(o.queue, 0, 1)
-	o.queued -= len(b.body)
+	o.queued -= b.size
+	o.queue[0] = nil
+	if len(o.queue) == 1 {
+		o.queue = o.queue[:0]
+	} else {
+		o.queue = o.queue[1:]
+	}
+	o.recycle(b)
+	return nil
+}
+
+// recycle keeps a block's memory for another one.
+func (o *owner) recycle(b *block) {
 	if len(o.free) < 2*ahead {
-		b.body, b.text, b.records = b.body[:0], b.text[:0], 0
+		*b = block{body: b.body[:0], text: b.text[:0], answers: b.answers[:0], done: b.done[:0]}
 		o.free = append(o.free, b)
 	}
-	return nil
 }
 
 // fresh returns an empty block.
@@ -185,6 +208,9 @@ func (o *owner) fresh() *block {
 
 // degrade lets decisions out before the journal has them, until it has all.
 func (o *owner) degrade() error {
+	if !o.lease.held() {
+		return errLeaseLost
+	}
 	o.degraded = true
 	o.metrics.degraded.Set(1)
 	o.log.Error("degraded: decisions go out before the journal has them", zap.Duration("after", o.config.DegradeAfter))
@@ -192,6 +218,9 @@ func (o *owner) degrade() error {
 		if err := o.release(b); err != nil {
 			return err
 		}
+		o.queued -= b.size
+		b.size = blockBytes + len(b.body)
+		o.queued += b.size
 	}
 	return nil
 }
@@ -203,9 +232,15 @@ func (o *owner) leave() {
 		err := <-o.decided // of what will not be answered
 		o.log.Debug("decided in vain", zap.Int("requests", len(o.batch)), zap.Error(err))
 	}
-	if o.degraded {
-		o.metrics.lost.Add(float64(len(o.queue)))
-		o.log.Error("decisions went out that are not in the journal", zap.Int("blocks", len(o.queue)))
+	lost := 0
+	for _, b := range o.queue {
+		if b.early && b.records > 0 {
+			lost++
+		}
+	}
+	if lost > 0 {
+		o.metrics.lost.Add(float64(lost))
+		o.log.Error("decisions went out that may not be in the journal", zap.Int("blocks", lost))
 	}
 	o.metrics.degraded.Set(0)
 	o.metrics.backlog.Set(0)
@@ -231,8 +266,12 @@ func (o *owner) release(b *block) error {
 			}
 		}
 	}
+	b.early = b.early || o.degraded && len(b.answers) > 0
 	clear(b.answers)
 	b.answers = b.answers[:0]
+	if o.degraded {
+		b.text = nil // the block may wait for long
+	}
 	return nil
 }
 

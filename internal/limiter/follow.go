@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/internal/decide"
@@ -26,32 +27,29 @@ const (
 
 // decide owns the shard until ctx ends, under the newest policy.
 func (l *Limiter) decide(ctx context.Context, lease *lease) error {
-	for {
-		running, stop := context.WithCancel(ctx)
-		o := newOwner(l, lease)
-		done := make(chan error, 1)
-		go func() {
-			done <- o.run(running)
-			stop() // nobody follows for it any more
-		}()
-		anew := l.follow(running, o)
-		stop()
-		if err := <-done; err != nil || !anew || ctx.Err() != nil {
-			return err
-		}
-	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	o := newOwner(l, lease)
+	done := make(chan error, 1)
+	go func() {
+		done <- o.run(ctx)
+		stop() // nobody follows for it any more
+	}()
+	l.follow(ctx, o)
+	return <-done
 }
 
 // follow has an owner decide under each newer policy, between two blocks, until
 // ctx ends. What the windows hold is kept if it is enough for the policy; if a
 // window gets longer, windows are made anew from the journal while the owner goes
-// on under the policy before. Where that fails it is for an owner that begins
-// anew: follow then returns true.
-func (l *Limiter) follow(ctx context.Context, o *owner) (anew bool) {
+// on under the policy before. Where that fails it is tried again.
+func (l *Limiter) follow(ctx context.Context, o *owner) {
+	again := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond),
+		backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 	for {
 		newer := l.awaitPolicy(ctx)
 		if newer == nil {
-			return false
+			return
 		}
 		err := o.offer(ctx, change{policy: newer})
 		notKept, rebuilt := errors.AsType[*notKeptError](err)
@@ -59,13 +57,21 @@ func (l *Limiter) follow(ctx context.Context, o *owner) (anew bool) {
 			err = o.rebuild(ctx, newer, notKept.overrides)
 		}
 		if ctx.Err() != nil {
-			return false
+			return
 		}
-		l.log.Info("policy changed", zap.Uint64("from", l.config.Policy.Revision), zap.Uint64("to", newer.Revision), zap.Bool("rebuilt", rebuilt), zap.Error(err))
-		l.config.Policy = newer // the owner, which has answered, reads it no more
 		if err != nil {
-			return true
+			l.log.Warn("policy not in force yet, the one before is", zap.Uint64("revision", newer.Revision), zap.Error(err))
+			timer := time.NewTimer(again.NextBackOff())
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+			}
+			continue
 		}
+		again.Reset()
+		l.log.Info("policy changed", zap.Uint64("from", l.config.Policy.Revision), zap.Uint64("to", newer.Revision), zap.Bool("rebuilt", rebuilt))
+		l.config.Policy = newer // the owner, which has answered, reads it no more
 	}
 }
 
