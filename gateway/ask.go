@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -97,6 +96,9 @@ func (c *Client) Command(ctx context.Context, tenant string, command Command) ([
 // ask sends what can be sent again to a limiter until it answers, and reads the
 // answer.
 func (c *Client) ask(ctx context.Context, subject string, payload []byte, into any) error {
+	if c.closing.Err() != nil {
+		return ErrClosed
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	again := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
@@ -110,11 +112,7 @@ func (c *Client) ask(ctx context.Context, subject string, payload []byte, into a
 			return err
 		}
 		if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
-			refused := refusal(code, m.Data)
-			if last = refused; refused.Status < http.StatusInternalServerError {
-				return backoff.Permanent(refused)
-			}
-			return refused
+			return backoff.Permanent(refusal(code, m.Data))
 		}
 		if err := json.Unmarshal(m.Data, into); err != nil {
 			return backoff.Permanent(fmt.Errorf("answer of a limiter: %w", err))
@@ -122,9 +120,6 @@ func (c *Client) ask(ctx context.Context, subject string, payload []byte, into a
 		return nil
 	}
 	err := backoff.Retry(attempt, backoff.WithContext(again, ctx))
-	if refused, ok := errors.AsType[*RefusedError](last); ok && err != nil {
-		return refused
-	}
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("no limiter has answered (is one running?): %w", last)
 	}

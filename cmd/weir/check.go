@@ -103,7 +103,12 @@ func (c *checkCommand) Run(ctx context.Context, out console) error {
 // sentence says a decision in words.
 func sentence(d *events.Decision) string {
 	text := fmt.Sprintf("%s (%s)", d.Verdict, d.Reason)
-	if d.Rule != "" {
+	switch {
+	case d.Reason == events.ReasonUnavailable:
+		text += ": the windows cannot be asked, so on_error decides; is Redis there?"
+	case d.Rule != "" && d.Limit == 0:
+		text = fmt.Sprintf("%s by rule %s: key %q is banned", d.Verdict, d.Rule, d.Key)
+	case d.Rule != "":
 		text = fmt.Sprintf("%s by rule %s: key %q, %d of %d left in %v", d.Verdict, d.Rule, d.Key,
 			d.Remaining, d.Limit, time.Duration(d.WindowMS)*time.Millisecond)
 	}
@@ -112,7 +117,7 @@ func sentence(d *events.Decision) string {
 	case d.RetryAfterMS > 0:
 		text += fmt.Sprintf("; would pass in %v", time.Duration(d.RetryAfterMS)*time.Millisecond)
 	case d.Limit == 0:
-		text += "; it can never pass: the rule bans it"
+		text += " for good"
 	default:
 		text += "; it can never pass: it costs more than the limit"
 	}

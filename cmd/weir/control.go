@@ -170,7 +170,7 @@ func (c *overrideListCommand) Run(ctx context.Context, out console) error {
 // limitOf says what an override allows.
 func limitOf(c *gateway.Control) string {
 	if c.Limit == 0 {
-		return "nothing"
+		return "no request (a ban)"
 	}
 	return fmt.Sprintf("%d in %s", c.Limit, span(c.WindowMS))
 }

@@ -35,8 +35,10 @@ func (c *lintCommand) Run(out console) error {
 	faulty := 0
 	for _, path := range c.Files {
 		text, err := readPolicy(path, out.in)
-		if err != nil {
-			return err
+		if err != nil { // the others may still be looked at
+			fmt.Fprintf(out.out, "%s: %v\n", path, err)
+			faulty++
+			continue
 		}
 		faults := policy.Lint(text)
 		if printFaults(out.out, path, faults) > 0 {

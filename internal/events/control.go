@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,8 +74,8 @@ type CommandAnswer struct {
 // to say.
 func DecodeCommand(payload []byte) (Command, error) {
 	var c Command
-	if err := json.Unmarshal(payload, &c); err != nil {
-		return c, &FieldError{Value: string(payload), Want: "a command as JSON (" + err.Error() + ")"}
+	if err := decodeCommand(payload, &c); err != nil {
+		return c, err
 	}
 	var faults []error
 	want := func(ok bool, field, value, want string) {
@@ -95,9 +96,50 @@ func DecodeCommand(payload []byte) (Command, error) {
 	}
 	if c.Kind == ControlOverride {
 		want(c.Limit != "", "limit", "", "units per time, such as 3000/min, or 0")
-		want(!c.Until.Before(earliest) && c.Until.Before(latest), "until", c.Until.Format(time.RFC3339), wantYear)
+		until := ""
+		if !c.Until.IsZero() {
+			until = c.Until.Format(time.RFC3339)
+		}
+		want(!c.Until.Before(earliest) && c.Until.Before(latest), "until", until, wantYear)
 	}
 	return c, errors.Join(faults...)
+}
+
+// decodeCommand reads a command's fields, and no others: who misspells one would
+// have another command done than was meant.
+func decodeCommand(payload []byte, c *Command) error {
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields()
+	err := d.Decode(c)
+	if err == nil {
+		rest := bytes.TrimSpace(payload[d.InputOffset():])
+		if len(rest) == 0 {
+			return nil
+		}
+		return &FieldError{Value: string(rest), Want: "nothing after the command"}
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return &FieldError{Field: wrong.Field, Value: wrong.Value, Want: commandForms[wrong.Field]}
+	}
+	if _, wrong := errors.AsType[*time.ParseError](err); wrong {
+		return &FieldError{Field: "until", Value: string(payload), Want: commandForms["until"]}
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return &FieldError{Value: strings.Trim(name, `"`), Want: "a field of a command: id, kind, rule, key, limit, until or by"}
+	}
+	return &FieldError{Value: string(payload), Want: commandForms[""]}
+}
+
+// commandForms says what the fields of a command look like.
+var commandForms = map[string]string{
+	"":      `a command such as {"id":"…","kind":"reset","rule":"per-minute","key":["42"],"by":"ann"}`,
+	"id":    "a text",
+	"kind":  "reset, override, lift or list",
+	"rule":  "a text",
+	"key":   `a list of texts such as ["42"]`,
+	"limit": `a text such as "3000/min"`,
+	"until": "a time such as 2026-05-17T10:05:03Z (RFC 3339)",
+	"by":    "a text",
 }
 
 // Notice tells gateways that what they remember of a key, or of all, may be so

@@ -11,8 +11,15 @@ import (
 )
 
 func TestDecodeCommand(t *testing.T) {
+	const form = `want a command such as {"id":"…","kind":"reset","rule":"per-minute","key":["42"],"by":"ann"}`
 	for _, tt := range []struct{ payload, want string }{
-		{`{`, `want a command as JSON (unexpected end of JSON input), found "{"`},
+		{`{`, form + `, found "{"`},
+		{`[]`, form + `, found "array"`},
+		{`{"id":1}`, `id: want a text, found "number"`},
+		{`{"key":"42"}`, `key: want a list of texts such as ["42"], found "string"`},
+		{`{"until":"soon"}`, `until: want a time such as 2026-05-17T10:05:03Z (RFC 3339), found "{\"until\":\"soon\"}"`},
+		{`{"kind":"list","tenant":"x"}`, `want a field of a command: id, kind, rule, key, limit, until or by, found "tenant"`},
+		{`{"kind":"list"} {}`, `want nothing after the command, found "{}"`},
 		{`{"kind":"rset"}`, `kind: want reset, override, lift or list, found "rset"`},
 		{`{"kind":"list"}`, ``},
 		{`{"kind":"reset","id":"1","by":"ann","key":["42"]}`, ``},
@@ -21,7 +28,7 @@ func TestDecodeCommand(t *testing.T) {
 		{`{"kind":"lift","id":"1","by":"ann","key":["a\u0000"]}`, "key[0]: want UTF-8 without NUL, at most 8192 bytes, found \"a\\x00\"\n" +
 			"rule: want a rule of the tenant's, found nothing"},
 		{`{"kind":"override","id":"1","by":"ann","rule":"r","key":["42"]}`, "limit: want units per time, such as 3000/min, or 0, found nothing\n" +
-			"until: want a time from 2000 to 2091, found \"0001-01-01T00:00:00Z\""},
+			"until: want a time from 2000 to 2091, found nothing"},
 		{`{"kind":"override","id":"1","by":"ann","rule":"r","key":["42"],"limit":"1/s","until":"2026-11-23T14:32:25Z"}`, ``},
 	} {
 		_, err := events.DecodeCommand([]byte(tt.payload))

@@ -33,11 +33,19 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	if code := readBody(w, r, buffer, events.MaxPayload); code != 0 {
 		return code
 	}
-	request, err := events.DecodeRequest(buffer.Bytes(), s.strict(r))
+	strict, err := s.strict(r)
 	if err != nil {
 		return s.refuseCheck(w, err)
 	}
-	if asks(r, "explain") {
+	explain, err := asks(r, "explain")
+	if err != nil {
+		return s.refuseCheck(w, err)
+	}
+	request, err := events.DecodeRequest(buffer.Bytes(), strict)
+	if err != nil {
+		return s.refuseCheck(w, err)
+	}
+	if explain {
 		return s.explain(w, r, request)
 	}
 	start := time.Now()
@@ -56,13 +64,26 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	return answer(w, &decision, buffer.AvailableBuffer())
 }
 
-func (s *Server) strict(r *http.Request) bool {
-	return s.config.Strict || asks(r, "strict")
+func (s *Server) strict(r *http.Request) (bool, error) {
+	asked, err := asks(r, "strict")
+	return s.config.Strict || asked, err
 }
 
-// asks tells whether the URL asks for something: name=1.
-func asks(r *http.Request, name string) bool {
-	return r.URL.RawQuery != "" && r.URL.Query().Get(name) == "1"
+// asks tells whether the URL asks for something, as ?name=1 or ?name=true. Who
+// asks in other words is told so: a question must not become a charge.
+func asks(r *http.Request, name string) (bool, error) {
+	if r.URL.RawQuery == "" {
+		return false, nil
+	}
+	query := r.URL.Query()
+	if !query.Has(name) {
+		return false, nil
+	}
+	yes, err := strconv.ParseBool(query.Get(name))
+	if err != nil {
+		return false, &events.FieldError{Field: name, Value: query.Get(name), Want: "1 or 0, in the URL: ?" + name + "=1"}
+	}
+	return yes, nil
 }
 
 // explain answers with what would be decided, and why. Nothing is charged, so
@@ -94,7 +115,7 @@ func answer(w http.ResponseWriter, d *events.Decision, dst []byte) int {
 		return http.StatusOK
 	}
 	denied := problem.Details{Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded"}
-	if d.Reason == events.ReasonTimeout {
+	if undecided(d) {
 		denied = problem.Details{Type: reducedCapacity, Title: "Request cannot be satisfied due to temporary server capacity constraints"}
 	}
 	denied.Status, denied.Detail, denied.More = http.StatusTooManyRequests, denial(d), body
@@ -110,11 +131,18 @@ const (
 	reducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 )
 
+// undecided tells whether a request was denied without a look at its limits.
+func undecided(d *events.Decision) bool {
+	return d.Reason == events.ReasonTimeout || d.Reason == events.ReasonUnavailable
+}
+
 // denial says to a person why a request may not pass.
 func denial(d *events.Decision) string {
 	switch {
 	case d.Reason == events.ReasonTimeout:
 		return "No decision came in time, and a request without one is denied."
+	case d.Reason == events.ReasonUnavailable:
+		return "What was used of the limit cannot be looked up at the moment, and then the request is denied."
 	case d.RetryAfterMS > 0:
 		if n := seconds(d.RetryAfterMS); n > 1 {
 			return "Request was throttled. Expected available in " + strconv.FormatInt(n, 10) + " seconds."

@@ -34,9 +34,14 @@ func TestExplain(t *testing.T) {
 		{errors.New("no limiter has answered"), http.StatusServiceUnavailable, "No explanation can be asked for: no limiter has answered."},
 	} {
 		result = tt.err
-		got := e.post(t, "/v1/check?explain=1", `{"tenant":"acme","user":"42"}`)
+		got := e.post(t, "/v1/check?explain=true", `{"tenant":"acme","user":"42"}`)
 		if got.code != tt.status || !strings.Contains(got.body, tt.body) {
 			t.Errorf("%v: %d %s", tt.err, got.code, got.body)
+		}
+	}
+	for _, query := range []string{"explain", "explain=", "explain=yes", "strict=x"} { // no charge for a question in other words
+		if got := e.post(t, "/v1/check?"+query, `{"tenant":"acme","user":"42"}`); got.code != http.StatusBadRequest || !strings.Contains(got.body, "1 or 0, in the URL") {
+			t.Errorf("?%s: %d %s", query, got.code, got.body)
 		}
 	}
 }

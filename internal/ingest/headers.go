@@ -12,7 +12,7 @@ import (
 // times are in seconds, rounded up. The names are spelled as they are usually
 // written.
 func setLimits(h http.Header, d *events.Decision) {
-	if d.Verdict == events.Deny && (d.RetryAfterMS > 0 || d.Reason == events.ReasonTimeout) {
+	if d.Verdict == events.Deny && (d.RetryAfterMS > 0 || undecided(d)) {
 		h["Retry-After"] = []string{decimal(max(seconds(d.RetryAfterMS), 1))}
 	}
 	if d.Rule == "" {

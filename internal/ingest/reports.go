@@ -35,7 +35,11 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request) int {
 	if code := readBody(w, r, &body, maxReportBody); code != 0 {
 		return code
 	}
-	batch := batch{strict: s.strict(r)}
+	strict, err := s.strict(r)
+	if err != nil {
+		return s.refuseCheck(w, err)
+	}
+	batch := batch{strict: strict}
 	if err := batch.read(body.Bytes()); err != nil {
 		return refuse(w, http.StatusRequestEntityTooLarge, err.Error())
 	}

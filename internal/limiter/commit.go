@@ -197,7 +197,7 @@ func (o *owner) notice(failed error) {
 		o.metrics.available.Set(0)
 		o.down = true
 	case slices.ContainsFunc(o.batch, asked):
-		o.log.Info("the windows answer again")
+		o.log.Warn("the windows answer again")
 		o.metrics.available.Set(1)
 		o.down = false
 	}

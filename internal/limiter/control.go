@@ -93,6 +93,11 @@ func (o *owner) command(ctx context.Context, now time.Time, m *nats.Msg) error {
 			list = append(list, before)
 		}
 	}
+	if len(list) > 0 && (list[0].Kind != c.Kind || c.Rule != "" && list[0].Rule != c.Rule) {
+		o.problem(m, http.StatusBadRequest, &events.FieldError{Field: "id", Value: c.ID, Want: fmt.Sprintf(
+			"another one: this was a command of kind %s for rule %s; each command has an id of its own", list[0].Kind, list[0].Rule)})
+		return nil
+	}
 	if list == nil {
 		if list, err = o.controlsOf(now, tenant, &c); err != nil {
 			o.problem(m, http.StatusBadRequest, err)
@@ -164,11 +169,8 @@ func (o *owner) controlsOf(now time.Time, tenant string, c *events.Command) ([]e
 // longer than the journal keeps it would be forgotten.
 func (o *owner) limit(control *events.Control, c *events.Command) error {
 	limit, window, err := policy.ParseLimit(c.Limit)
-	if err != nil {
-		return err
-	}
-	if limit == policy.Unlimited {
-		return &events.FieldError{Field: "limit", Value: c.Limit, Want: "units per time, such as 3000/min, or 0: unlimited is for the policy file"}
+	if err != nil || limit == policy.Unlimited {
+		return &events.FieldError{Field: "limit", Value: c.Limit, Want: "units per time, such as 3000/min or 100 per 30s, or 0; unlimited is for the policy file"}
 	}
 	most := o.config.JournalAge - recoveryMargin
 	if window > most {

@@ -230,9 +230,9 @@ func TestCommandsAreToldWhy(t *testing.T) {
 		{events.Command{Kind: events.ControlReset, Key: []string{"1", "2", "3"}}, `key: want values of a rule's key; the tenant has the rules r, pairs, found "1, 2, 3"`},
 		{events.Command{Kind: events.ControlLift, Rule: "r", Key: []string{"42"}}, `key: want a key of rule r that has an override in force, found "42"`},
 		{events.Command{Kind: events.ControlOverride, Rule: "r", Key: []string{"42"}, Limit: "3000/mon", Until: hour},
-			`limit: want units per time, such as 256/min, 10/s, 100 per 30s, 5000/hour or 1000000/day, or 0, or unlimited, found "3000/mon"`},
+			`limit: want units per time, such as 3000/min or 100 per 30s, or 0; unlimited is for the policy file, found "3000/mon"`},
 		{events.Command{Kind: events.ControlOverride, Rule: "r", Key: []string{"42"}, Limit: "unlimited", Until: hour},
-			`limit: want units per time, such as 3000/min, or 0: unlimited is for the policy file, found "unlimited"`},
+			`limit: want units per time, such as 3000/min or 100 per 30s, or 0; unlimited is for the policy file, found "unlimited"`},
 		{events.Command{Kind: events.ControlOverride, Rule: "r", Key: []string{"42"}, Limit: "9 per 8d", Until: hour},
 			`limit: want a window of at most 167h55m0s, as long as the journal keeps what was charged, found "9 per 8d"`},
 		{events.Command{Kind: events.ControlOverride, Rule: "r", Key: []string{"42"}, Limit: "3000/min", Until: c.Now()},
@@ -244,12 +244,20 @@ func TestCommandsAreToldWhy(t *testing.T) {
 			t.Errorf("%+v: %+v\n got %s\nwant %s", tt.command, list, refused, tt.want)
 		}
 	}
+	reset := events.Command{ID: "1", Kind: events.ControlReset, Rule: "r", Key: []string{"42"}, By: "ann"}
+	if list, refused := command(t, nc, reset); refused != "" || len(list) != 1 {
+		t.Errorf("%+v, %s", list, refused)
+	}
+	reset.Kind, reset.Key = events.ControlLift, []string{"7"}
+	if list, refused := command(t, nc, reset); !strings.HasPrefix(refused, "id: want another one: this was a command of kind reset for rule r") {
+		t.Errorf("another command of the same id: %+v, %s", list, refused)
+	}
 	m, err := nc.Request("weir.command.7.acme", []byte(`{"kind":"list"}`), 50*time.Millisecond)
 	if err == nil {
 		t.Errorf("another shard's command is answered: %s", m.Data)
 	}
-	if n := len(limitertest.Records(t, nc)); n != 0 {
-		t.Errorf("%d records of commands that were refused", n)
+	if n := len(limitertest.Records(t, nc)); n != 1 {
+		t.Errorf("%d records, want that of the command that was done", n)
 	}
 }
 
