@@ -29,12 +29,35 @@ type flags struct {
 	Name       string        `help:"Name of this limiter, which no other has: after a crash it goes on at once, instead of waiting until its leases have run out." env:"WEIR_LIMITER_NAME"`
 	Policy     string        `help:"Policy file to apply before deciding; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
 	Redis      string        `help:"URL of a Redis server to keep the windows on, for limiters to share: redis://, rediss:// or unix://; with ?addr= for each further node a cluster, with ?master_name= one that Sentinels watch. Default: in memory, made again from the journal." env:"WEIR_REDIS"`
+	Move       bool          `help:"Keep the windows where they were not before: with --redis counts begin anew, without it they come from the journal. Stop all other limiters first." env:"WEIR_MOVE_WINDOWS" name:"move-windows"`
 	WindowMax  int64         `help:"Bytes that the windows in memory may take, each shard an equal part; past that those charged longest ago make room, counted." default:"1073741824" env:"WEIR_WINDOW_MAX"`
 	Degrade    time.Duration `help:"How long a block may take until decisions go out, as degraded, before the journal has them." default:"50ms" env:"WEIR_DEGRADE_AFTER" name:"degrade-after"`
 	JournalAge time.Duration `help:"How long the journal keeps blocks." default:"168h" env:"WEIR_JOURNAL_AGE"`
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
 	HTTPAddr   string        `help:"Address of /healthz, /readyz and /metrics." default:"127.0.0.1:8070" env:"WEIR_LIMITER_HTTP_ADDR" name:"http-addr"`
 	Insecure   bool          `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+}
+
+// config returns what the flags say, and closes the windows that it opens. The
+// error names every fault that can be seen without the system.
+func (f *flags) config() (config limiter.Config, closeWindows func() error, err error) {
+	config = limiter.DefaultConfig()
+	config.Names = events.Names{Prefix: f.Prefix}
+	config.Name, config.WindowMax, config.MoveWindows = f.Name, f.WindowMax, f.Move
+	config.JournalAge, config.JournalMax, config.DegradeAfter = f.JournalAge, f.JournalMax, f.Degrade
+	if f.Shards != 0 {
+		config.Shards = f.Shards
+	}
+	closeWindows = func() error { return nil }
+	faults := []error{config.Validate()}
+	if f.Redis != "" {
+		windows, err := limiter.OpenWindows(f.Redis, config.Names)
+		if err == nil {
+			config.Windows, closeWindows = windows, windows.Close
+		}
+		faults = append(faults, err)
+	}
+	return config, closeWindows, errors.Join(faults...)
 }
 
 func main() { service.Main("limiter", run) }
@@ -48,29 +71,19 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
-	if err != nil {
+	config, closeWindows, err := f.config()
+	listener, listenErr := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
+	if err := errors.Join(err, listenErr); err != nil {
 		return err
 	}
 	defer listener.Close() // unless serving on it has
+	defer closeWindows()   //nolint:errcheck // nothing waits to be sent
 	nc, err := bus.Connect(ctx, f.NATS, "weir-limiter", log)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
 
-	config := limiter.DefaultConfig()
-	config.Names = events.Names{Prefix: f.Prefix}
-	config.Name, config.WindowMax = f.Name, f.WindowMax
-	if f.Redis != "" {
-		windows, err := limiter.OpenWindows(f.Redis, config.Names)
-		if err != nil {
-			return err
-		}
-		defer windows.Close() //nolint:errcheck // nothing waits to be sent
-		config.Windows = windows
-	}
-	config.JournalAge, config.JournalMax, config.DegradeAfter = f.JournalAge, f.JournalMax, f.Degrade
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ type upCommand struct {
 	NATS          string `help:"URL of a NATS server with JetStream to use instead of the embedded one." env:"WEIR_NATS" name:"nats"`
 	Postgres      string `help:"URL of a Postgres database to use instead of the private cluster." env:"WEIR_POSTGRES" name:"postgres"`
 	Redis         string `help:"URL of a Redis server to keep the windows on instead of in memory; see 'limiter --help'." env:"WEIR_REDIS"`
+	Move          bool   `help:"Keep the windows where they were not before: with --redis counts begin anew, without it they come from the journal." env:"WEIR_MOVE_WINDOWS" name:"move-windows"`
 	HTTPAddr      string `help:"Address of checks and reports; port 0 takes a free one, here and below." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
 	AnalyticsAddr string `help:"Address of queries." default:"127.0.0.1:8090" env:"WEIR_ANALYTICS_ADDR"`
 	NATSAddr      string `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
@@ -204,6 +205,7 @@ func (u *up) openLimiter(ctx context.Context) error {
 		u.opened(windows.Close)
 		config.Windows = windows
 	}
+	config.MoveWindows = u.Move
 	u.limiter, err = limiter.NewFleet(nc, config, u.log, u.registry)
 	return err
 }

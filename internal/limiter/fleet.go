@@ -17,8 +17,6 @@ import (
 	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-
-	"github.com/weirhq/weir/internal/shards"
 )
 
 const (
@@ -136,7 +134,8 @@ func (f *Fleet) Decides() bool {
 }
 
 // Run decides the fleet's share until ctx ends; then it commits what it has
-// taken. The error says that this was not possible, or is a *shards.OtherError.
+// taken. The error says that this was not possible, or is a *shards.OtherError or
+// an *ElsewhereError.
 func (f *Fleet) Run(ctx context.Context) error {
 	if err := f.fixShards(ctx); err != nil || ctx.Err() != nil {
 		return err
@@ -171,7 +170,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 func (f *Fleet) fixShards(ctx context.Context) error {
 	fix := func() error {
 		_, err := f.limiters[0].createReports(ctx)
-		if _, other := errors.AsType[*shards.OtherError](err); other {
+		if final(err) {
 			return backoff.Permanent(err)
 		}
 		return err

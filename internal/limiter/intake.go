@@ -84,7 +84,7 @@ func (l *Limiter) problem(m *nats.Msg, status int, reason error) {
 
 // createReports makes the stream that keeps reports until they are decided, or
 // opens it. The error is a *shards.OtherError if it is that of another number of
-// shards.
+// shards, or an *ElsewhereError.
 // It keeps them for a shorter time than the journal keeps blocks, so that a
 // journal that has run empty has nothing to resume after.
 func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
@@ -103,10 +103,14 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 		MaxMsgSize:  events.MaxPayload + headerRoom,
 		Storage:     jetstream.FileStorage,
 		Duplicates:  Horizon,
+		Metadata:    map[string]string{windowsField: l.config.windowsPlace()},
 	}
 	stream, err := l.js.CreateStream(ctx, config)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		if _, err := shards.Find(ctx, l.js, names, l.config.Shards); err != nil {
+			return nil, err
+		}
+		if err := l.checkPlace(ctx); err != nil {
 			return nil, err
 		}
 		stream, err = l.js.UpdateStream(ctx, config)
@@ -115,6 +119,27 @@ func (l *Limiter) createReports(ctx context.Context) (jetstream.Stream, error) {
 		return nil, fmt.Errorf("make stream %s: %w", names.ReportsStream(), err)
 	}
 	return stream, nil
+}
+
+// checkPlace finds that this system's windows are where this limiter keeps them.
+func (l *Limiter) checkPlace(ctx context.Context) error {
+	stream, err := l.js.Stream(ctx, l.config.Names.ReportsStream())
+	if err != nil {
+		return fmt.Errorf("open stream %s: %w", l.config.Names.ReportsStream(), err)
+	}
+	has, told := stream.CachedInfo().Config.Metadata[windowsField], l.config.windowsPlace()
+	if has != "" && has != told && !l.config.MoveWindows {
+		return &ElsewhereError{Has: has, Told: told}
+	}
+	return nil
+}
+
+// final tells whether an error is one that no waiting mends: a request of the same
+// tenant may be decided elsewhere, or in other windows.
+func final(err error) bool {
+	_, number := errors.AsType[*shards.OtherError](err)
+	_, place := errors.AsType[*ElsewhereError](err)
+	return number || place
 }
 
 // takeReports hands reports to the committing goroutine, in order, from the one
@@ -127,8 +152,8 @@ func (o *owner) takeReports(ctx context.Context, from recovered) error {
 		if from.nextReport != began {
 			again.Reset()
 		}
-		if _, other := errors.AsType[*shards.OtherError](err); other {
-			return backoff.Permanent(err) // a request of the same tenant may be decided elsewhere by now
+		if final(err) {
+			return backoff.Permanent(err)
 		}
 		return err
 	}

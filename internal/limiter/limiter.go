@@ -46,6 +46,9 @@ type Config struct {
 	// Windows are shared with other limiters, as on Redis; nil: each shard has
 	// its own in memory, made again from the journal.
 	Windows decide.Windows
+	// MoveWindows lets a system's windows be where they were not before. From
+	// memory to Redis counts begin anew; to memory they come from the journal.
+	MoveWindows bool
 	// WindowMax is how many bytes the windows in memory may take; past that those charged
 	// longest ago make room, counted, and are no longer exact. Of a Fleet each
 	// shard may take its part. Default 1 GiB, some millions of keys.
@@ -89,8 +92,7 @@ func (c *Config) Validate() error {
 	faults = append(faults, events.CheckToken("prefix", c.Names.Prefix))
 	if c.Shards < 1 || c.Shards > events.MaxShards {
 		faults = append(faults, fmt.Errorf("shards: want 1 to %d, found %d", events.MaxShards, c.Shards))
-	}
-	if c.Shard < 0 || c.Shard >= c.Shards {
+	} else if c.Shard < 0 || c.Shard >= c.Shards {
 		faults = append(faults, fmt.Errorf("shard: want 0 to %d, found %d", c.Shards-1, c.Shard))
 	}
 	if c.DegradeAfter <= 0 {

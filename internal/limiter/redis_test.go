@@ -1,12 +1,16 @@
 package limiter_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/limiter"
@@ -183,6 +187,55 @@ func TestSameIDInOneBatch(t *testing.T) {
 		}
 		if d := ask(t, nc, "acme", `{"user":"42","cost":0}`); d.Remaining != 236 {
 			t.Errorf("%s: %d of 256 are left after 20 ids, want 236", name, d.Remaining)
+		}
+	}
+}
+
+// Windows are in one place: a limiter that would keep them in another is refused
+// until it is told to move them.
+func TestWindowsAreInOnePlace(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	redis := onRedis(t, testenv.Redis(t))
+	fleet := func(change func(*limiter.Config)) error {
+		config := limiter.DefaultConfig()
+		change(&config)
+		f, err := limiter.NewFleet(nc, config, zap.NewNop(), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+		defer stop()
+		ended := make(chan error, 1)
+		go func() { ended <- f.Run(ctx) }()
+		select {
+		case <-f.Ready():
+			stop()
+		case <-ctx.Done():
+		case err := <-ended:
+			return err
+		}
+		return <-ended
+	}
+	inMemory := func(*limiter.Config) {}
+	if err := fleet(inMemory); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		change func(*limiter.Config)
+		has    string // "" if it may run
+	}{
+		{redis, "memory"},
+		{func(c *limiter.Config) { redis(c); c.MoveWindows = true }, ""},
+		{inMemory, "redis"},
+		{redis, ""},
+		{func(c *limiter.Config) { c.MoveWindows = true }, ""},
+		{redis, "memory"},
+	} {
+		err := fleet(tt.change)
+		elsewhere, refused := errors.AsType[*limiter.ElsewhereError](err)
+		if refused != (tt.has != "") || refused && elsewhere.Has != tt.has || !refused && err != nil {
+			t.Errorf("want refused by %q, found %v", tt.has, err)
 		}
 	}
 }

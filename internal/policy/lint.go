@@ -4,6 +4,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -28,6 +29,10 @@ func (q *ruleReader) lint(before []*Rule) {
 	}
 	if rule.cost != nil && rule.cost.result != nil && rule.cost.units(nil, 1) == 0 && !rule.bans() {
 		q.warn(q.at["cost"], "cost", "the rule charges nothing, so it never denies; want 1 or more")
+	}
+	if rule.cost != nil && rule.cost.result != nil && rule.Limit > 0 && rule.cost.units(nil, 1) > rule.Limit {
+		q.warn(q.at["cost"], "cost", "every request costs more than the limit, so the rule denies all of them; want "+
+			strconv.FormatInt(rule.Limit, 10)+" or less, or the limit 0")
 	}
 	for _, other := range before {
 		loose, tight := rule, other
@@ -56,9 +61,16 @@ func (r *Rule) before(b *Rule) bool {
 	return r.Limit != Unlimited && b.Limit >= r.Limit*int64((b.Window+r.Window-1)/r.Window) &&
 		len(r.overrides)+len(b.overrides) == 0 && r.Shadow == b.Shadow && b.Buckets == 0 && !b.CountDenied &&
 		r.OnError == b.OnError &&
-		slices.EqualFunc(r.Key, b.Key, func(x, y Attribute) bool { return x.Name == y.Name }) &&
+		r.countsBy(b.Key) &&
 		reflect.DeepEqual(r.match, b.match) && reflect.DeepEqual(r.exempt, b.exempt) &&
 		r.when.same(b.when) && r.cost.same(b.cost)
+}
+
+// countsBy tells whether the rule counts by these attributes, in any order.
+func (r *Rule) countsBy(key []Attribute) bool {
+	return len(r.Key) == len(key) && every(key, func(a Attribute) bool {
+		return slices.ContainsFunc(r.Key, func(b Attribute) bool { return a.Name == b.Name })
+	})
 }
 
 // same tells whether two expressions, or their absence, are written the same.

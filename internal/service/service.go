@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // Main runs a program and ends the process. The first signal ends run's
@@ -42,7 +43,10 @@ func Parse(flags any, name, about string, args []string) error {
 // Observe returns where a service logs, as JSON lines on standard error, and
 // the metrics of its process, to which it adds its own.
 func Observe() (*zap.Logger, *prometheus.Registry, error) {
-	log, err := zap.NewProduction()
+	config := zap.NewProductionConfig()
+	config.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	config.DisableStacktrace = true // what goes wrong is the world's doing, and told in full
+	log, err := config.Build()
 	return log, Registry(), err
 }
 
