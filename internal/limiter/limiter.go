@@ -92,7 +92,8 @@ func (c *Config) Validate() error {
 	faults = append(faults, events.CheckToken("prefix", c.Names.Prefix))
 	if c.Shards < 1 || c.Shards > events.MaxShards {
 		faults = append(faults, fmt.Errorf("shards: want 1 to %d, found %d", events.MaxShards, c.Shards))
-	} else if c.Shard < 0 || c.Shard >= c.Shards {
+	}
+	if c.Shard < 0 || c.Shards > 0 && c.Shard >= c.Shards {
 		faults = append(faults, fmt.Errorf("shard: want 0 to %d, found %d", c.Shards-1, c.Shard))
 	}
 	if c.DegradeAfter <= 0 {
