@@ -15,7 +15,7 @@ type outbox struct {
 	lost func(outgoing) // is told of those that could not be sent
 
 	mu      sync.Mutex // guards the rest
-	waiting []outgoing // one of each goroutine at most
+	waiting []outgoing // those since the first, who is about to send them: as many as ask in that moment
 	spare   []outgoing // memory for the next
 }
 

@@ -189,7 +189,7 @@ func (o *owner) pop() error {
 
 // recycle keeps a block's memory for another one.
 func (o *owner) recycle(b *block) {
-	if len(o.free) < 2*ahead {
+	if len(o.free) < 2*underWay {
 		*b = block{body: b.body[:0], text: b.text[:0], answers: b.answers[:0], done: b.done[:0]}
 		o.free = append(o.free, b)
 	}

@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// ahead is how many blocks may be on their way to the journal: while one is,
+// underWay is how many blocks may be on their way to the journal: while one is,
 // the next one is decided and sent after it.
-const ahead = 2
+const underWay = 2
 
 // commit decides what comes in, block by block, until stopped is closed and
 // what was taken is in the journal. ctx bounds the last of it.
@@ -79,7 +79,7 @@ func (o *owner) hasRoom() bool {
 	case o.degraded:
 		return o.queued < o.config.BacklogMax // rather no answers than lost records
 	}
-	return len(o.queue) < ahead
+	return len(o.queue) < underWay
 }
 
 // sweep frees windows that have run empty, and tells of what there is.
