@@ -133,7 +133,7 @@ func (s *shard) fill(ctx context.Context, records int) error {
 
 // recoverAlone is recover without the snapshot, which is put back.
 func (s *shard) recoverAlone(ctx context.Context) (float64, error) {
-	bucket, err := s.js.ObjectStore(ctx, s.config.Names.SnapshotBucket())
+	bucket, err := s.js.ObjectStore(ctx, s.config.Names.SnapshotBucket(s.config.Shard))
 	if err != nil {
 		return 0, err
 	}

@@ -98,8 +98,8 @@ func (n Names) LeaseBucket() string { return n.Prefix + "_lease" }
 // PolicyBucket is the KV bucket of versioned policies.
 func (n Names) PolicyBucket() string { return n.Prefix + "_policy" }
 
-// SnapshotBucket is the object store bucket of the shards' saved windows.
-func (n Names) SnapshotBucket() string { return n.Prefix + "_snapshot" }
+// SnapshotBucket is the object store bucket of a shard's saved windows.
+func (n Names) SnapshotBucket(shard int) string { return n.Prefix + "_snapshot_" + strconv.Itoa(shard) }
 
 func (n Names) upper() string { return strings.ToUpper(n.Prefix) }
 

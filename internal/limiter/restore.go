@@ -21,7 +21,6 @@ func (o *owner) restore(ctx context.Context, extent journal.Extent) (records int
 	o.forgotten = o.config.Clock().Add(-Horizon - recoveryMargin)
 	s, err := o.openSnapshot(ctx, extent)
 	if s != nil {
-		defer s.close()
 		if records, err = o.replayAfter(ctx, s, extent); err == nil {
 			o.log.Info("from a snapshot", zap.Time("made", s.header.Made), zap.Uint64("begins", s.header.Begins))
 			return records, nil

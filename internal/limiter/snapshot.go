@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -37,8 +36,8 @@ import (
 //     what it was charged lies before the beginning and is not read; or it was
 //     evicted, and what is read of it is true.
 //
-// It is an object in a bucket of the object store: a line that names the format,
-// then frames. The object appears once all of it is there.
+// It is the one object in the shard's bucket of the object store: a line that names
+// the format, then frames. The object appears once all of it is there.
 const (
 	snapshotMagic = "weir snapshot 1\n"
 	frameHeader   = 'h' // tag is the block that the snapshot begins with; JSON
@@ -75,18 +74,16 @@ func endFrame(dst []byte, from int) {
 }
 
 // snapshotObject is the name of a shard's snapshot in its bucket.
-func snapshotObject(shard int) string { return "shard." + strconv.Itoa(shard) }
+const snapshotObject = "windows"
 
 // snapshotReader reads a snapshot while the journal is read.
 type snapshotReader struct {
 	header  snapshotHeader
 	journal *journal.Journal
 	last    uint64 // of the journal's blocks
-	object  jetstream.ObjectResult
 	in      *bufio.Reader
 	frame   frame // that is read next
 	part    bytes.Buffer
-	stop    context.CancelFunc
 }
 
 type frame struct {
@@ -95,46 +92,27 @@ type frame struct {
 	length int64
 }
 
-// loadTimeout bounds how long a snapshot and the journal after it may take to
-// read.
-const loadTimeout = 10 * time.Minute
-
 // openSnapshot begins to read the shard's snapshot. It is nil if there is none,
 // and errSnapshot if there is one that does not fit the journal.
 func (o *owner) openSnapshot(ctx context.Context, extent journal.Extent) (*snapshotReader, error) {
 	if o.memory == nil {
 		return nil, nil
 	}
-	bucket, err := o.js.ObjectStore(ctx, o.config.Names.SnapshotBucket())
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
+	object, err := openObject(ctx, o.js, o.config.Names.SnapshotBucket(o.config.Shard), snapshotObject)
+	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, unusable("open bucket %s: %w", o.config.Names.SnapshotBucket(), err)
-	}
-	ctx, stop := context.WithTimeout(ctx, loadTimeout)
-	object, err := bucket.Get(ctx, snapshotObject(o.config.Shard))
-	if err != nil {
-		stop()
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return nil, nil
-		}
 		return nil, unusable("open: %w", err)
 	}
-	s := &snapshotReader{journal: o.journal, last: extent.Last, object: object, in: bufio.NewReaderSize(object, 1<<18), stop: stop}
-	if err = s.open(extent); err == nil && !o.decider.Resume(s.header.Spans, o.config.Clock()) {
-		err = unusable("the policy has windows that are longer than they were")
-	}
-	if err != nil {
-		s.close()
+	s := &snapshotReader{journal: o.journal, last: extent.Last, in: bufio.NewReader(object)}
+	if err := s.open(extent); err != nil {
 		return nil, err
 	}
+	if !o.decider.Resume(s.header.Spans, o.config.Clock()) {
+		return nil, unusable("the policy has windows that are longer than they were")
+	}
 	return s, nil
-}
-
-func (s *snapshotReader) close() {
-	_ = s.object.Close() // it was only read
-	s.stop()
 }
 
 // open reads the header and sees whether it fits the journal.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -100,17 +102,17 @@ func TestBadSnapshots(t *testing.T) {
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
 	}
-	bucket, err := js.ObjectStore(t.Context(), names.SnapshotBucket())
+	bucket, err := js.ObjectStore(t.Context(), names.SnapshotBucket(0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, err := bucket.GetBytes(t.Context(), "shard.0")
+	good, err := bucket.GetBytes(t.Context(), "windows")
 	if err != nil {
 		t.Fatal(err)
 	}
 	edit := func(change func(b []byte) []byte) func(*testing.T) {
 		return func(t *testing.T) {
-			if _, err := bucket.PutBytes(t.Context(), "shard.0", change(bytes.Clone(good))); err != nil {
+			if _, err := bucket.PutBytes(t.Context(), "windows", change(bytes.Clone(good))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -131,13 +133,17 @@ func TestBadSnapshots(t *testing.T) {
 		{"without its end", edit(func(b []byte) []byte { return b[:len(b)-21] }), change, 1, 0},
 		{"longer than its end", edit(func(b []byte) []byte { return append(b, 0) }), change, 1, 0},
 		{"of a journal that was restored", edit(func(b []byte) []byte { b[len(b)-1]++; return b }), change, 1, 0},
+		{"without its chunks", func(t *testing.T) {
+			edit(same)(t)
+			purgeChunks(t, js)
+		}, change, 1, 0},
 		{"with other bytes", edit(func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("acme\x00"), []byte("acme\xff")) }), change, 0, -100},
 		{"of a shorter window", edit(same), func(config *limiter.Config) {
 			change(config)
 			config.Policy = mustParse(t, "version: 1\ntenants: {\"*\": {rules: [{name: steady, limit: 40/hour, key: [user, method]}]}}")
 		}, 1, 37},
 		{"gone", func(t *testing.T) {
-			if err := js.DeleteObjectStore(t.Context(), names.SnapshotBucket()); err != nil {
+			if err := js.DeleteObjectStore(t.Context(), names.SnapshotBucket(0)); err != nil {
 				t.Fatal(err)
 			}
 		}, change, 0, 0},
@@ -189,6 +195,116 @@ func askUntilSnapshot(t *testing.T, nc *nats.Conn, run running) map[string]int64
 		return nil
 	})
 	return left
+}
+
+// purgeChunks leaves of a snapshot that it was there.
+func purgeChunks(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), "OBJ_"+names.SnapshotBucket(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject("$O."+names.SnapshotBucket(0)+".C.>")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A limiter that is told to stop while the server does not give it a chunk of the
+// snapshot stops.
+func TestStopWhileSnapshotIsLoaded(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t)
+	nc := testenv.Connect(t, url)
+	change := func(config *limiter.Config) {
+		config.Policy, config.SnapshotEvery = mustParse(t, snapshotPolicy), 20
+	}
+	run := start(t, nc, change)
+	askUntilSnapshot(t, nc, run)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	ask := "$JS.API.DIRECT.GET.OBJ_" + names.SnapshotBucket(0) + " "
+	silent := follow(t, nc, strings.ToLower(strings.TrimSpace(ask)))
+	theirs, err := nats.Connect(url, nats.SetCustomDialer(elsewhere(ask)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(theirs.Close)
+	run = launch(t, theirs, change)
+	if _, err := silent.NextMsg(10 * time.Second); err != nil {
+		t.Fatalf("no chunk of the snapshot was asked for: %v", err)
+	}
+	began := time.Now()
+	if err := run.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the limiter stopped after %v", took)
+	}
+}
+
+// elsewhere makes connections to a server on which what is sent to one subject goes
+// to another one: the same in lower case.
+type elsewhere string
+
+func (e elsewhere) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	return &elsewhereConn{conn, []byte(e)}, err
+}
+
+type elsewhereConn struct {
+	net.Conn
+	subject []byte
+}
+
+func (c *elsewhereConn) Write(p []byte) (int, error) {
+	return c.Conn.Write(bytes.ReplaceAll(p, c.subject, bytes.ToLower(c.subject)))
+}
+
+// What attempts to store a snapshot have left in its bucket goes with the next one.
+func TestSnapshotAttemptsArePurged(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.CreateObjectStore(t.Context(), jetstream.ObjectStoreConfig{Bucket: names.SnapshotBucket(0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bucket.PutString(t.Context(), "windows", "the one before"); err != nil {
+		t.Fatal(err)
+	}
+	chunks := "$O." + names.SnapshotBucket(0) + ".C."
+	for attempt := range 3 {
+		if _, err := js.Publish(t.Context(), chunks+fmt.Sprint("killed", attempt), []byte("half of one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := start(t, nc, func(config *limiter.Config) {
+		config.Policy, config.SnapshotEvery = mustParse(t, snapshotPolicy), 20
+	})
+	askUntilSnapshot(t, nc, run)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	object, err := bucket.GetInfo(t.Context(), "windows")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "OBJ_"+names.SnapshotBucket(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(chunks+">"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]uint64{chunks + object.NUID: uint64(object.Chunks)}
+	if !maps.Equal(held.State.Subjects, want) {
+		t.Errorf("the bucket holds chunks %v, want %v", held.State.Subjects, want)
+	}
 }
 
 // A snapshot of another journal, which bore the same name, is not used.

@@ -156,15 +156,19 @@ func (o *owner) storeSnapshots(ctx, writes context.Context) error {
 
 func (o *owner) storeSnapshot(ctx context.Context, w *walk) error {
 	began := time.Now()
-	bucket, err := o.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: o.config.Names.SnapshotBucket(), Description: "windows of the shards, a shortcut through their journals",
-		TTL: o.config.JournalAge, Storage: jetstream.FileStorage, // one that is older is no use, nor is half of one
+	bucket := o.config.Names.SnapshotBucket(o.config.Shard)
+	store, err := o.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: bucket, Description: "windows of a shard, a shortcut through its journal",
+		TTL: o.config.JournalAge, Storage: jetstream.FileStorage, // one that is older is no use
 	})
 	if err != nil {
-		return fmt.Errorf("make bucket %s: %w", o.config.Names.SnapshotBucket(), err)
+		return fmt.Errorf("make bucket %s: %w", bucket, err)
+	}
+	if err := purgeAttempts(ctx, o.js, store, bucket, snapshotObject); err != nil {
+		return fmt.Errorf("clear bucket %s: %w", bucket, err)
 	}
 	reader := walkReader{w, ctx}
-	info, err := bucket.Put(ctx, jetstream.ObjectMeta{Name: snapshotObject(o.config.Shard)}, reader)
+	info, err := store.Put(ctx, jetstream.ObjectMeta{Name: snapshotObject}, reader)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
