@@ -73,7 +73,7 @@ func (o *owner) add(e *entry) error {
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	d := decided{r.Decision.Verdict, o.decision}
 	if !e.known {
-		o.seen.add(e.id, o.last, d)
+		o.seen.add(e.id, o.appender.Next(), o.last, d)
 	}
 	reply := ""
 	if e.check != nil {
@@ -115,8 +115,6 @@ func (o *owner) send() error {
 	if b.sent = time.Now(); b.records > 0 {
 		o.metrics.block.Observe(float64(b.records))
 		o.appender.Send(b.body, b.records, o.reportSeq)
-		o.lastBlock++
-		o.seen.block = o.lastBlock + 1
 		o.unsaved += b.records
 	}
 	if o.degraded {

@@ -42,7 +42,6 @@ type owner struct {
 	forgotten time.Time // ids that were decided before are not taken over from the journal
 	reportSeq uint64    // of the last report that is in a block
 	reportOf  int64     // the stream that this is of, as the last block said; 0 if it did not
-	lastBlock uint64    // sequence of the last block that is sent or stored: all that it decided is in the windows
 	unsaved   int       // records since a snapshot was begun
 	walk      *walk     // the snapshot that is being saved; else nil
 	evicted   uint64    // windows that had to make room, as far as they are counted

@@ -51,8 +51,7 @@ func (o *owner) recover(ctx context.Context) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	o.lastBlock, o.unsaved = extent.Last, records
-	o.seen.block = o.lastBlock + 1
+	o.unsaved = records
 	if o.minter, err = idgen.NewMinter(c.Shard, o.last); err != nil {
 		return recovered{}, err
 	}
@@ -85,12 +84,12 @@ func (o *owner) windows() int {
 	return o.memory.Usage().Keys
 }
 
-// replay takes over one record of the journal.
-func (o *owner) replay(i int, r *events.Record) error {
+// replay takes over one record of a block of the journal.
+func (o *owner) replay(block uint64, r *events.Record) error {
 	if err := fold(o.decider, r); err != nil {
 		return err
 	}
-	return o.recall(i, r)
+	return o.recall(block, r)
 }
 
 // fold makes a record's charges.
@@ -102,8 +101,9 @@ func fold(d *decide.Decider, r *events.Record) error {
 	return nil
 }
 
-// recall takes over the time and the decision of one record of the journal.
-func (o *owner) recall(_ int, r *events.Record) error {
+// recall takes over the time and the decision of one record of a block of the
+// journal.
+func (o *owner) recall(block uint64, r *events.Record) error {
 	if r.Refused != nil {
 		o.last = later(o.last, r.Refused.At)
 		return nil
@@ -120,7 +120,7 @@ func (o *owner) recall(_ int, r *events.Record) error {
 	o.decision = events.AppendDecision(o.decision[:0], &r.Decision)
 	id := o.seen.fingerprint(r.Request.Tenant, r.Request.ID)
 	if _, known := o.seen.decision(id); !known {
-		o.seen.add(id, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.decision})
+		o.seen.add(id, block, r.Decision.DecidedAt, decided{r.Decision.Verdict, o.decision})
 	}
 	return nil
 }

@@ -108,10 +108,9 @@ func putInForce(ctx context.Context, d *decide.Decider, overrides []events.Contr
 }
 
 // replayBlock takes over a block's records.
-func (o *owner) replayBlock(b *journal.Block, each func(int, *events.Record) error) {
+func (o *owner) replayBlock(b *journal.Block, each func(block uint64, r *events.Record) error) {
 	o.reportSeq, o.reportOf = b.ReportSeq, b.Reports
-	o.seen.block = b.Seq
-	o.reread(b, each)
+	o.reread(b, func(_ int, r *events.Record) error { return each(b.Seq, r) })
 }
 
 // reread calls each with a block's records. A block that cannot be read, whoever

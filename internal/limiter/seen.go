@@ -29,7 +29,6 @@ type seen struct {
 	seeds        [2]maphash.Seed
 	young, old   generation
 	sinceRotated time.Time
-	block        uint64 // whose decisions are added
 }
 
 type generation struct {
@@ -63,15 +62,16 @@ func newSeen() *seen {
 	}
 }
 
-// from returns the block from which on all that is remembered is in the journal.
-func (s *seen) from() uint64 {
+// from returns the block from which on all that is remembered is in the journal;
+// next is the one that is being filled.
+func (s *seen) from(next uint64) uint64 {
 	switch {
 	case len(s.old.at) > 0:
 		return s.old.from
 	case len(s.young.at) > 0:
 		return s.young.from
 	}
-	return s.block
+	return next
 }
 
 func (s *seen) fingerprint(tenant, id string) fingerprint {
@@ -106,12 +106,13 @@ func (s *seen) decision(f fingerprint) (decided, bool) {
 	return d, true
 }
 
-// add remembers a decision made at now of an id that is not remembered.
-func (s *seen) add(f fingerprint, now time.Time, d decided) {
+// add remembers a decision of an id that is not remembered, made at now and in a
+// block.
+func (s *seen) add(f fingerprint, block uint64, now time.Time, d decided) {
 	if now.Sub(s.sinceRotated) > Horizon || s.young.size+len(d.text) > seenBytes {
 		s.young, s.old = s.old, s.young
 		clear(s.young.at)
-		s.young.chunks, s.young.size, s.young.from = nil, 0, s.block
+		s.young.chunks, s.young.size, s.young.from = nil, 0, block
 		s.sinceRotated = now
 	}
 	g := &s.young

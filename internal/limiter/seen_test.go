@@ -16,7 +16,7 @@ func TestSeenForTheHorizon(t *testing.T) {
 	start := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	for second := range 600 {
 		now := start.Add(time.Duration(second) * time.Second)
-		s.add(s.fingerprint("acme", fmt.Sprint(second)), now, decided{events.Deny, fmt.Append(nil, second)})
+		s.add(s.fingerprint("acme", fmt.Sprint(second)), 1, now, decided{events.Deny, fmt.Append(nil, second)})
 		oldest := max(0, second-int(Horizon/time.Second))
 		for id := oldest; id <= second; id++ {
 			d, known := s.decision(s.fingerprint("acme", fmt.Sprint(id)))
@@ -42,7 +42,7 @@ func TestSeenIsBounded(t *testing.T) {
 	text := []byte(strings.Repeat("x", 64<<10))
 	worth := seenBytes / len(text)
 	for n := range 3 * worth {
-		s.add(s.fingerprint("acme", fmt.Sprint(n)), now, decided{events.Allow, text})
+		s.add(s.fingerprint("acme", fmt.Sprint(n)), 1, now, decided{events.Allow, text})
 		if back := n - worth + 1; back >= 0 {
 			if _, known := s.decision(s.fingerprint("acme", fmt.Sprint(back))); !known {
 				t.Fatalf("after %d decisions number %d is forgotten", n+1, back)

@@ -74,7 +74,7 @@ func (o *owner) save(now time.Time) {
 	}
 	w := o.walk
 	if w.next < window.Parts && len(w.chunks) < cap(w.chunks) {
-		w.last = o.lastBlock
+		w.last = o.appender.Next() - 1 // what is decided is sent
 		w.chunks <- w.saveSome(o.memory)
 	}
 	if w.next == window.Parts && o.appender.Last() >= w.last {
@@ -107,12 +107,13 @@ func (o *owner) beginSnapshot(now time.Time) bool {
 	default:
 		return false
 	}
-	header, err := json.Marshal(snapshotHeader{Journal: o.journal.Identity(), Begins: o.lastBlock, SeenFrom: o.seen.from(),
+	next := o.appender.Next()
+	header, err := json.Marshal(snapshotHeader{Journal: o.journal.Identity(), Begins: next - 1, SeenFrom: o.seen.from(next),
 		Made: now, Spans: *o.decider.Spans()})
 	if err != nil {
 		panic("limiter: " + err.Error()) // strings and numbers, into memory
 	}
-	chunk := beginFrame([]byte(snapshotMagic), frameHeader, o.lastBlock)
+	chunk := beginFrame([]byte(snapshotMagic), frameHeader, next-1)
 	chunk = append(chunk, header...)
 	endFrame(chunk, len(snapshotMagic))
 	w.chunks <- chunk
