@@ -50,7 +50,7 @@ const (
 type snapshotHeader struct {
 	Journal  int64        `json:"journal"`   // the stream's identity
 	Begins   uint64       `json:"begins"`    // the last block that is in every part
-	SeenFrom uint64       `json:"seen_from"` // the block from which on the known ids must be read
+	SeenFrom uint64       `json:"seen_from"` // the block from which on the known ids, also of commands, must be read
 	Made     time.Time    `json:"made"`
 	Spans    policy.Spans `json:"spans"` // for how long the windows were kept
 }

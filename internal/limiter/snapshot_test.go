@@ -97,7 +97,8 @@ func TestBadSnapshots(t *testing.T) {
 		config.Policy, config.Clock = mustParse(t, snapshotPolicy), c.Now
 	}
 	run := start(t, nc, func(config *limiter.Config) { change(config); config.SnapshotEvery = 20 })
-	mustCommand(t, nc, events.Command{ID: "o", Kind: events.ControlOverride, Rule: "burst", Key: []string{"raised"}, Limit: "9/s", Until: c.Now().Add(time.Hour), By: "ann"})
+	raise := events.Command{ID: "o", Kind: events.ControlOverride, Rule: "burst", Key: []string{"raised"}, Limit: "9/s", Until: c.Now().Add(time.Hour), By: "ann"}
+	raised := mustCommand(t, nc, raise)
 	left := askUntilSnapshot(t, nc, run)
 	if err := run.stop(); err != nil {
 		t.Fatal(err)
@@ -154,6 +155,9 @@ func TestBadSnapshots(t *testing.T) {
 			run := start(t, nc, test.config)
 			if got := run.metric(t, "weir_limiter_ignored_snapshots_total"); got != test.ignored {
 				t.Errorf("%v snapshots ignored, want %v", got, test.ignored)
+			}
+			if again := mustCommand(t, nc, raise); again != raised {
+				t.Errorf("the command came again and was done again:\n%+v, before\n%+v", again, raised)
 			}
 			for user, was := range left {
 				want := was + test.more

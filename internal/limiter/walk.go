@@ -107,19 +107,31 @@ func (o *owner) beginSnapshot(now time.Time) bool {
 	default:
 		return false
 	}
-	next := o.appender.Next()
-	header, err := json.Marshal(snapshotHeader{Journal: o.journal.Identity(), Begins: next - 1, SeenFrom: o.seen.from(next),
+	begins := o.appender.Next() - 1
+	header, err := json.Marshal(snapshotHeader{Journal: o.journal.Identity(), Begins: begins, SeenFrom: o.seenFrom(now),
 		Made: now, Spans: *o.decider.Spans()})
 	if err != nil {
 		panic("limiter: " + err.Error()) // strings and numbers, into memory
 	}
-	chunk := beginFrame([]byte(snapshotMagic), frameHeader, next-1)
+	chunk := beginFrame([]byte(snapshotMagic), frameHeader, begins)
 	chunk = append(chunk, header...)
 	endFrame(chunk, len(snapshotMagic))
 	w.chunks <- chunk
 	w.since, o.unsaved = o.unsaved, 0
 	o.walk = w
 	return true
+}
+
+// seenFrom returns the block from which on the journal must be read to know what
+// will not be done again: ids that are remembered, and commands of the horizon.
+func (o *owner) seenFrom(now time.Time) uint64 {
+	from := o.seen.from(o.appender.Next())
+	for i := range o.controls {
+		if c := &o.controls[i]; now.Sub(c.At) <= Horizon {
+			return min(from, c.Block)
+		}
+	}
+	return from
 }
 
 // abandonSnapshot gives up the snapshot that is being saved: what its header says
