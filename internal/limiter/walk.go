@@ -83,8 +83,10 @@ func (o *owner) save(now time.Time) {
 	}
 }
 
-// saveSome saves the next parts.
-func (w *walk) saveSome(m *window.Memory) (chunk []byte) {
+// saveSome saves the next parts. The chunk gets all its memory at once, as
+// decisions would wait while it grows and is copied.
+func (w *walk) saveSome(m *window.Memory) []byte {
+	chunk := make([]byte, 0, savedBytes+savedBytes/8) // the last part may go over
 	for keys, parts := 0, 0; w.next < window.Parts && keys < savedKeys && parts < savedParts && len(chunk) < savedBytes; parts++ {
 		keys += m.PartLen(w.next)
 		from := len(chunk)
