@@ -100,8 +100,8 @@ func (r *objectReader) more() error {
 // same time. Nothing else removes them before they expire, and an owner that is
 // killed again and again would fill the disk that the journal is on. A bound on
 // the bucket's bytes would not do: the server keeps that much free of other
-// streams from the beginning. What is purged of an attempt that is still under
-// way is no loss, as whoever makes it is the owner no more.
+// streams from the beginning. When two take themselves for the owner one may
+// purge what the other stores: that object then lacks chunks, and is not used.
 func purgeAttempts(ctx context.Context, js jetstream.JetStream, store jetstream.ObjectStore, bucket, name string) error {
 	object, err := store.GetInfo(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
