@@ -75,7 +75,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.json, "json", false, "print JSON")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement, of which the median is reported")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one run of checks, echoes or decisions on Redis")
-	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies, and a limiter recovers from")
+	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies; recovery is of ten times as many")
 	flags.IntVar(&o.keys, "keys", 1_000_000, "keys of the windows in memory, at most")
 	if err := flags.Parse(args); err != nil {
 		return o, err

@@ -27,6 +27,11 @@ const (
 	recoveryPolicy = "version: 1\ntenants: {\"*\": {rules: [{name: per-hour, limit: 1000/hour, key: [user]}]}}"
 	// recoveryUnits is how many units each key has admitted in the end.
 	recoveryUnits = 50
+	// recoveryFactor is how many times as long the journal is as what the writer
+	// copies: a snapshot is for a long one.
+	recoveryFactor = 10
+	// recoveryRounds bounds the rounds, each of which reads all of it.
+	recoveryRounds = 3
 	// recoverWithin bounds one recovery, and the wait for a snapshot.
 	recoverWithin = 5 * time.Minute
 )
@@ -51,6 +56,7 @@ func recovery(ctx context.Context, dir string, o options, r *report, progress fu
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
+	o.records *= recoveryFactor
 	s := shard{config: limiter.DefaultConfig(), keys: max(1, o.records/recoveryUnits)}
 	s.config.Name = "bench" // takes over at once
 	if s.nc, err = nats.Connect(server.URL()); err != nil {
@@ -78,7 +84,7 @@ func recovery(ctx context.Context, dir string, o options, r *report, progress fu
 	}
 	t := table{Title: "Recovery: a limiter's windows from a snapshot and the journal since against the journal alone", Bare: "journal alone"}
 	var all []pair
-	for round := range o.rounds {
+	for round := range min(o.rounds, recoveryRounds) {
 		with, err := s.recover(ctx, "weir_limiter_recovery_seconds")
 		if err != nil {
 			return err

@@ -154,8 +154,6 @@ func audit(t *testing.T, requests []window.Request, limit int64, span time.Durat
 	}
 }
 
-// A key lives as long as its window needs it, whatever came before, and not
-// much longer.
 // A server is not held up by a batch, however large: it goes out in parts, and
 // is decided in order.
 func TestRedisLargeBatch(t *testing.T) {
@@ -187,6 +185,8 @@ func TestRedisLargeBatch(t *testing.T) {
 	}
 }
 
+// A key lives as long as its window needs it, whatever came before, and not
+// much longer.
 func TestRedisExpires(t *testing.T) {
 	t.Parallel()
 	url := testenv.Redis(t)
