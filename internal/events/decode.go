@@ -5,6 +5,9 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // DecodeRequest reads a request from the JSON object in payload, which may be
@@ -86,9 +89,23 @@ func (p *scanner) rare(field string, into any) error {
 		return err
 	}
 	if err := json.Unmarshal([]byte(text), into); err != nil {
-		return &FieldError{Field: field, Value: text, Want: err.Error()}
+		return &FieldError{Field: field, Value: text, Want: printable(err.Error())}
 	}
 	return nil
+}
+
+// printable makes what others say of a value fit to be shown: they quote it.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
+	if len(text) > maxSaid {
+		text = strings.ToValidUTF8(text[:maxSaid], "") + "…"
+	}
+	return text
 }
 
 func (p *scanner) request(r *Request, strict bool) error {

@@ -31,6 +31,7 @@ const (
 	maxName  = 1 << 10 // bytes of a user, an API key's hash, a method, a host
 	maxPath  = 8 << 10 // bytes of a path or a route: what HTTP servers take by default
 	maxShown = 64      // bytes of a bad value in an error
+	maxSaid  = 200     // bytes of what encoding/json says of one
 )
 
 // The times that are accepted: ids can tell no year after 2091.
