@@ -13,9 +13,7 @@ import (
 // key returns the name of a key on the server: its tenant is the tag.
 func (r *Redis) key(key []byte) string {
 	owner := tenant(key)
-	name := make([]byte, 0, len(r.config.Prefix)+len(key)+2)
-	name = append(append(append(name, r.config.Prefix...), '{'), owner...)
-	return string(append(append(name, '}'), key[len(owner):]...))
+	return r.config.Prefix + "{" + string(owner) + "}" + string(key[len(owner):])
 }
 
 // tenant returns a key's tenant. One without is our bug: its name would not be
@@ -31,8 +29,11 @@ func tenant(key []byte) []byte {
 // groups returns the places of the requests that go out in one call each.
 func (r *Redis) groups(batch []Request) [][]int {
 	all := make([]int, len(batch))
-	tenants := map[string][]int{}
+	var tenants map[string][]int // of a cluster
 	var order []string
+	if r.cluster {
+		tenants = map[string][]int{}
+	}
 	for i := range batch {
 		req := &batch[i]
 		all[i] = i
