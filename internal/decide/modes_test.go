@@ -157,7 +157,7 @@ func TestBansAndOverrides(t *testing.T) {
 	t.Parallel()
 	d := decide.New(mustParse(t, withRules(
 		`name: r, limit: 2/min, key: [user], count_denied: true, overrides: [{key: [banned], limit: 0}, {key: [paused], limit: 0, until: 2026-11-23T12:00:30Z},
-          {key: [small], limit: 1/s, until: 2026-11-23T12:00:30Z}, {key: [free], limit: unlimited}, {key: [large], limit: 5/s}]`)), window.NewMemory())
+          {key: [small], limit: 1/s, until: 2026-11-23T12:00:30Z}, {key: [brief], limit: 1/min, until: 2026-11-23T12:00:30Z}, {key: [free], limit: unlimited}, {key: [large], limit: 5/s}]`)), window.NewMemory())
 	for _, c := range []struct {
 		user    string
 		at      time.Duration
@@ -175,6 +175,8 @@ func TestBansAndOverrides(t *testing.T) {
 		{"free", 0, events.Request{Cost: 1000}, events.Allow, events.ReasonExempt, 0, 0},
 		{"large", 0, events.Request{Cost: 5}, events.Allow, events.ReasonRule, 5, 0},
 		{"x", 0, events.Request{Cost: 3}, events.Deny, events.ReasonRule, 2, 0},
+		{"brief", 0, events.Request{}, events.Allow, events.ReasonRule, 1, 0},
+		{"brief", 10 * time.Second, events.Request{}, events.Deny, events.ReasonRule, 1, 20_000}, // the override ends before its minute
 		{"paused", 29_999 * time.Millisecond, events.Request{}, events.Deny, events.ReasonRule, 0, 1},
 		{"paused", 30 * time.Second, events.Request{}, events.Allow, events.ReasonRule, 2, 0},
 		{"small", 30 * time.Second, events.Request{}, events.Allow, events.ReasonRule, 2, 0},

@@ -53,11 +53,14 @@ func (d *Decider) counted(it *item, i int) bool {
 }
 
 // outlive makes the end of an override the time to come back, of a charge that
-// never fits under it.
+// has no room until then: from that instant on another limit is asked.
 func (it *item) outlive(i int) {
 	c, until := &it.asked[i], it.charges[i].Until
-	if !c.Fits && c.RetryAfter == window.Never && !until.IsZero() {
-		c.RetryAfter = until.Sub(it.record.Decision.DecidedAt)
+	if c.Fits || until.IsZero() {
+		return
+	}
+	if left := until.Sub(it.record.Decision.DecidedAt); c.RetryAfter == window.Never || left < c.RetryAfter {
+		c.RetryAfter = left
 	}
 }
 
