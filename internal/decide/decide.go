@@ -143,6 +143,7 @@ func (d *Decider) prepare(now time.Time, it *item) {
 	case it.act == charged:
 		r.Decision.Verdict, r.Decision.Reason = acted(&r.Request)
 		r.Decision.Cost = 0
+		d.nameLocal(it, now)
 		return
 	case it.act != matched:
 		it.matches.Live = d.live

@@ -2,6 +2,7 @@ package decide_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -223,6 +224,13 @@ func TestReportsOfWhatGatewaysDid(t *testing.T) {
 		if decideAt(d, 0); len(r.Charges) > 0 || len(r.Decision.Shadow) > 0 {
 			t.Errorf("%+v", r)
 		}
+	}
+	local := events.Record{Request: events.Request{Tenant: "acme", User: "42", Verdict: events.Deny, Reason: events.ReasonLocal, Rule: "r"}}
+	d.Report(&local, false)
+	decideAt(d, 0)
+	want := events.Decision{Verdict: events.Deny, Reason: events.ReasonLocal, Rule: "r", Key: "42", Limit: 1, WindowMS: 60_000, Policy: 7, DecidedAt: start}
+	if !reflect.DeepEqual(local.Decision, want) || len(local.Charges) > 0 {
+		t.Errorf("%+v, want the rule named and nothing charged", local)
 	}
 	r := events.Record{Request: events.Request{Tenant: "acme", User: "42", Time: start.Add(-time.Minute - 1)}}
 	d.Report(&r, false)

@@ -86,6 +86,20 @@ func (it *item) wordBound() {
 	dec.RetryAfterMS = ceilMS(wait)
 }
 
+// nameLocal puts into the decision of a local denial the rule that its gateway
+// names, with the key that it counts the request by.
+func (d *Decider) nameLocal(it *item, now time.Time) {
+	r := it.record
+	if r.Request.Rule == "" {
+		return
+	}
+	it.own.Live = d.live
+	if c, ok := d.policy.Charge(r.Request.Rule, &r.Request, now, &it.own); ok {
+		dec := &r.Decision
+		dec.Rule, dec.Key, dec.Limit, dec.WindowMS = c.Rule.Name, c.Key, c.Limit, c.Window.Milliseconds()
+	}
+}
+
 // tighter tells whether a binds a request more than b.
 func tighter(a, b *window.Charge) bool {
 	if a.Fits != b.Fits {

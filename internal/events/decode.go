@@ -160,6 +160,8 @@ func (p *scanner) request(r *Request, strict bool) error {
 			r.Verdict, err = p.verdict(key)
 		case "reason":
 			r.Reason, err = p.reason(key)
+		case "rule":
+			r.Rule, err = p.text(key)
 		case "count":
 			r.Count, err = p.integer(key, 1, MaxCount)
 		default:

@@ -91,6 +91,7 @@ func AppendRequest(dst []byte, r *Request) []byte {
 	o.number("bytes_out", r.BytesOut)
 	o.text("verdict", string(r.Verdict))
 	o.text("reason", string(r.Reason))
+	o.text("rule", r.Rule)
 	o.number("count", r.Count)
 	return append(o.dst, '}')
 }

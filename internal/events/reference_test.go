@@ -86,7 +86,7 @@ func referenceRequest(dec *json.Decoder) (r events.Request, err error) {
 			"host": &r.Host, "path": &r.Path, "route": &r.Route, "cost": &cost,
 			"attrs": (*attributes)(&r.Attrs), "status": &r.Status, "latency_us": &r.LatencyUS,
 			"bytes_in": &r.BytesIn, "bytes_out": &r.BytesOut,
-			"verdict": &r.Verdict, "reason": &r.Reason, "count": &r.Count,
+			"verdict": &r.Verdict, "reason": &r.Reason, "rule": &r.Rule, "count": &r.Count,
 		}[key]
 		if !known {
 			into = new(json.RawMessage)

@@ -61,6 +61,7 @@ type Request struct {
 	BytesOut  int64
 	Verdict   Verdict // what the gateway did, if it decided itself
 	Reason    Reason  // why it did
+	Rule      string  // of a local denial: the rule that had denied
 	Count     int64   // requests folded into this one; 0 stands for 1
 }
 

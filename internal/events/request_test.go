@@ -145,6 +145,7 @@ var badRequests = []struct{ payload, want string }{
 	{acme + `"reason":"rule"}`, wantReason + `"rule"`},
 	{acme + `"verdict":"allow","reason":"local"}`, wantReason + `"local"`},
 	{acme + `"reason":"timeout"}`, wantReason + `"timeout"`},
+	{acme + `"verdict":"deny","rule":"per-minute"}`, `rule: want none without the reason local, found "per-minute"`},
 
 	// Unknown fields.
 	{acme + `"colour":"red"}`, `want a known field (others go under attrs), found "colour"`},
@@ -201,6 +202,7 @@ var goodRequests = []struct {
 	{"attrs as they came", acme + `"attrs": {"b" : [1.50, -0.0e+3, true,null, "\u00e9"], "a":{}} }`, events.Request{Attrs: `{"b" : [1.50, -0.0e+3, true,null, "\u00e9"], "a":{}}`}},
 	{"attrs over lines", acme + "\"attrs\":{\"a\":\n1,\r\n\"b\":[]}}", events.Request{Attrs: "{\"a\":\n1,\r\n\"b\":[]}"}},
 	{"a local denial", acme + `"verdict":"deny","reason":"local","count":4294967296}`, events.Request{Verdict: events.Deny, Reason: events.ReasonLocal, Count: 1 << 32}},
+	{"a local denial by a rule", acme + `"verdict":"deny","reason":"local","rule":"per-minute"}`, events.Request{Verdict: events.Deny, Reason: events.ReasonLocal, Rule: "per-minute"}},
 	{"let through", acme + `"verdict":"allow","reason":"timeout","status":200,"latency_us":5,"bytes_in":1,"bytes_out":1125899906842624}`, events.Request{
 		Verdict: events.Allow, Reason: events.ReasonTimeout, Status: 200, LatencyUS: 5, BytesIn: 1, BytesOut: 1 << 50}},
 	{"the longest id", acme + `"id":"` + strings.Repeat("é", 64) + `"}`, events.Request{ID: strings.Repeat("é", 64)}},
@@ -337,6 +339,9 @@ func requests() *rapid.Generator[events.Request] {
 		r.Verdict = rapid.SampledFrom([]events.Verdict{"", events.Allow, events.Deny}).Draw(t, "verdict")
 		if r.Verdict != "" {
 			r.Reason = rapid.SampledFrom([]events.Reason{"", events.ReasonTimeout}).Draw(t, "reason")
+			if r.Verdict == events.Deny && rapid.Bool().Draw(t, "local") {
+				r.Reason, r.Rule = events.ReasonLocal, text(64).Draw(t, "rule")
+			}
 		}
 		return r
 	})

@@ -59,6 +59,15 @@ func (p *Policy) Match(r *events.Request, at time.Time, m *Matches) {
 	}
 }
 
+// Charge finds what one rule of the request's tenant charges it, whether or not
+// it matches. It finds nothing of a rule that is not there, that exempts the
+// request, or whose key the request has not.
+func (p *Policy) Charge(rule string, r *events.Request, at time.Time, m *Matches) (Charge, bool) {
+	m.subject.taken = false
+	c := Charge{Rule: p.Rule(r.Tenant, rule), Limit: Unlimited}
+	return c, c.Rule != nil && m.charge(&c, r, at) && c.Limit != Unlimited
+}
+
 // meets tells whether a request is one of those that a rule is for.
 func (m *Matches) meets(r *events.Request, rule *Rule) bool {
 	return rule.match.fits(r) && (rule.when == nil || rule.when.holds(m.subject.take(r)))
