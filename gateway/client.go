@@ -89,7 +89,7 @@ type Client struct {
 	names  events.Names
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	sub    *nats.Subscription
+	subs   []*nats.Subscription // to decisions and notices
 	shards atomic.Int32 // how many there are; 0 while that is not known
 	outbox outbox
 
@@ -97,7 +97,8 @@ type Client struct {
 	waiting map[ticket]*waiter
 	closed  bool
 
-	policy atomic.Pointer[policy.Policy] // the last good one
+	policy  atomic.Pointer[policy.Policy] // the last good one
+	denials *denials
 
 	spill    chan Request // requests without a decision, to be reported; closed by Close, under mu
 	overflow atomic.Int64 // those that found spill full, or could not be stored
@@ -132,7 +133,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	}
 	c := &Client{
 		config: config, names: events.Names{Prefix: config.Prefix}, nc: nc, js: js,
-		waiting: make(map[ticket]*waiter),
+		waiting: make(map[ticket]*waiter), denials: newDenials(),
 		spill:   make(chan Request, spillSize),
 	}
 	c.outbox = outbox{nc: nc, lost: c.lost}
@@ -142,18 +143,38 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	}
 	c.policy.Store(policy.Default())
 	c.closing, c.close = context.WithCancel(context.Background())
-	if c.sub, err = nc.Subscribe(c.names.Decisions(config.Name), c.decided); err != nil {
-		return nil, fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err)
-	}
-	// The server must know of the subscription before it sees a check.
-	if err := nc.Flush(); err != nil {
-		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.sub.Unsubscribe())
+	if err := c.subscribe(); err != nil {
+		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.unsubscribe())
 	}
 	c.shards.Store(int32(shards))
 	c.working.Go(c.awaitShards)
 	c.working.Go(c.reportSpilled)
 	c.working.Go(c.followPolicy)
+	c.working.Go(c.reportDenials)
 	return c, nil
+}
+
+// subscribe returns once the server knows of the subscriptions: it must before
+// it sees a check.
+func (c *Client) subscribe() error {
+	for subject, take := range map[string]nats.MsgHandler{c.names.Decisions(c.config.Name): c.decided, c.names.Notices(): c.noticed} {
+		sub, err := c.nc.Subscribe(subject, take)
+		if err != nil {
+			return err
+		}
+		c.subs = append(c.subs, sub)
+	}
+	return c.nc.Flush()
+}
+
+func (c *Client) unsubscribe() error {
+	var faults []error
+	for _, sub := range c.subs {
+		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
 }
 
 func (c Config) validate() error {
@@ -190,11 +211,17 @@ func (c *Client) Overflow() int64 { return c.overflow.Load() }
 // A request without an id gets one. Asking again with the same id gives the
 // same decision and charges nothing.
 func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
+	began, isNew := time.Now(), r.ID == ""
 	if err := c.prepare(&r); err != nil {
 		return Decision{}, err
 	}
 	if r.Verdict != "" {
 		return Decision{}, &FieldError{Field: "verdict", Value: string(r.Verdict), Want: "nothing: a check has none yet"}
+	}
+	if isNew { // else it may be a repetition of one that was admitted
+		if d, found := c.denials.find(c.policy.Load(), &r, began); found {
+			return d, nil
+		}
 	}
 	t := ticket{r.Tenant, r.ID}
 	w, err := c.wait(t)
@@ -218,6 +245,9 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	select {
 	case <-w.ready: // perhaps in the last moment
 		if w.decision.Verdict != "" {
+			if isNew {
+				c.denials.remember(c.policy.Load(), &r, &w.decision, began, time.Now())
+			}
 			return w.decision, nil
 		}
 	default:
@@ -311,33 +341,30 @@ func (c *Client) undecided(r Request) Decision {
 	var m policy.Matches
 	rules.Match(&r, now, &m)
 	r.Verdict, r.Reason = m.OnError(cmp.Or(c.config.OnError, rules.OnError)), ReasonTimeout
-	c.mu.Lock()
-	if c.closed || len(c.spill) == cap(c.spill) {
-		c.overflow.Add(1)
-	} else {
-		c.spill <- r // has room: all senders hold mu
-	}
-	c.mu.Unlock()
+	c.keep(r)
 	return Decision{
 		ID: r.ID, Verdict: r.Verdict, Reason: r.Reason, Cost: r.Units(),
 		Policy: rules.Revision, DecidedAt: now.UTC().Truncate(time.Microsecond),
 	}
 }
 
-// Close waits, for a few seconds at most, until what has no decision is
-// reported. Checks under way end without a decision and are only counted.
+// Close waits, for a few seconds at most, until what has no decision and what
+// was denied locally is reported. Checks under way end without a decision and are only counted.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
 		return ErrClosed
 	}
+	for _, r := range c.denials.close(time.Now()) {
+		c.keepLocked(r)
+	}
 	c.closed = true
 	close(c.spill)
 	c.close()
 	c.mu.Unlock()
 	c.working.Wait()
-	if err := c.sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+	if err := c.unsubscribe(); err != nil {
 		return fmt.Errorf("gateway %s: %w", c.config.Name, err)
 	}
 	return nil

@@ -92,8 +92,8 @@ func (c *Client) publishReport(ctx context.Context, r Request) (jetstream.PubAck
 	}
 }
 
-// reportSpilled reports, in order, what Check let through without a decision,
-// until Close; then for drainTimeout at most.
+// reportSpilled reports, in order, what Check had no decision for or denied
+// locally, until Close; then for drainTimeout at most.
 func (c *Client) reportSpilled() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -111,7 +111,9 @@ func (c *Client) reportSpilled() {
 		}
 		again := backoff.NewExponentialBackOff(backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
 		if err := backoff.Retry(store, backoff.WithContext(again, ctx)); err != nil {
-			c.overflow.Add(int64(len(batch))) // only when Close ran out of time
+			for i := range batch { // only when Close ran out of time
+				c.overflow.Add(max(batch[i].Count, 1))
+			}
 		}
 	}
 }

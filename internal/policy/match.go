@@ -68,6 +68,18 @@ func (p *Policy) Charge(rule string, r *events.Request, at time.Time, m *Matches
 	return c, c.Rule != nil && m.charge(&c, r, at) && c.Limit != Unlimited
 }
 
+// CountsDenied tells whether a rule of the request's tenant may count it also if
+// it is denied: one that counts denied requests, or a shadow rule.
+func (p *Policy) CountsDenied(r *events.Request, m *Matches) bool {
+	m.subject.taken = false
+	for _, rule := range p.Rules(r.Tenant) {
+		if (rule.CountDenied || rule.Shadow) && m.meets(r, rule) {
+			return true
+		}
+	}
+	return false
+}
+
 // meets tells whether a request is one of those that a rule is for.
 func (m *Matches) meets(r *events.Request, rule *Rule) bool {
 	return rule.match.fits(r) && (rule.when == nil || rule.when.holds(m.subject.take(r)))

@@ -1,0 +1,229 @@
+package gateway
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
+)
+
+const (
+	// maxDenials bounds the denials that are remembered, and maxFolded the bytes
+	// of the requests kept to report them by. What finds no place is asked about.
+	maxDenials = 1 << 16
+	maxFolded  = 32 << 20
+	// maxRemembered bounds how long one is remembered, in case that the limiter's
+	// clock is set or a notice does not arrive.
+	maxRemembered = time.Minute
+	// maxDrift is the part of the time that passes here by which more may pass at
+	// the limiter: clocks that are corrected run up to 500 ppm fast or slow.
+	maxDrift = 1000
+)
+
+// denials are those that the limiter gave, each remembered until a request of
+// its cost could pass. Until then a request that is charged by the same rule for
+// the same key, and costs no less, is denied without asking: what else is
+// admitted meanwhile only makes it wait longer. What happens to the limit itself
+// (another policy, a reset, an override) drops them, see forget; an override's
+// end is in what the limiter said.
+//
+// The limiter counts from when it decided, by its own clock. That was no sooner
+// than the check was sent, so whoever counts from there, by any clock that runs
+// as fast, is never behind the limiter.
+type denials struct {
+	matches sync.Pool    // of *policy.Matches
+	some    atomic.Int64 // how many are remembered
+
+	mu       sync.Mutex // guards the rest
+	known    map[policy.LiveKey]*denial
+	folded   int       // bytes of all first
+	notified time.Time // when it was told last that something happened to a limit
+	closed   bool
+}
+
+// denial is a remembered one.
+type denial struct {
+	decision Decision
+	said     time.Time // when the decision came
+	until    time.Time // when the next check is due
+
+	first Request // since the last report, of those that it has denied: stands for all
+	count int64   // of them
+	size  int     // bytes of first
+}
+
+func newDenials() *denials {
+	return &denials{
+		matches: sync.Pool{New: func() any { return new(policy.Matches) }},
+		known:   map[policy.LiveKey]*denial{},
+	}
+}
+
+// find returns the denial of a request that need not be asked about, and takes
+// note of it for the next report. What a rule would count although it is denied
+// must be asked about.
+func (d *denials) find(p *policy.Policy, r *Request, now time.Time) (decision Decision, found bool) {
+	if d.some.Load() == 0 {
+		return decision, false
+	}
+	m := d.matches.Get().(*policy.Matches)
+	defer d.matches.Put(m)
+	if p.CountsDenied(r, m) {
+		return decision, false
+	}
+	p.Match(r, now, m)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var longest *denial
+	var cost int64
+	for i := range m.Charges {
+		c := &m.Charges[i]
+		known := d.known[policy.LiveKey{Tenant: r.Tenant, Rule: c.Rule.Name, Key: c.Key}]
+		if known != nil && known.holds(p, c, now) && (longest == nil || known.until.After(longest.until)) {
+			longest, cost = known, c.Cost
+		}
+	}
+	if longest == nil || !d.foldLocked(longest, r) {
+		return decision, false
+	}
+	return longest.again(r, cost, now), true
+}
+
+// holds tells whether a denial is one of a charge, too. Overrides that end may
+// do so here at another time than at the limiter, and a ban asks for a unit also
+// of what costs none.
+func (k *denial) holds(p *policy.Policy, c *policy.Charge, now time.Time) bool {
+	return now.Before(k.until) && k.decision.Policy == p.Revision &&
+		c.Cost >= k.decision.Cost && (c.Limit > 0 || k.decision.Limit == 0)
+}
+
+// again words a denial for another request, at another time.
+func (k *denial) again(r *Request, cost int64, now time.Time) Decision {
+	passed := now.Sub(k.said).Milliseconds() // rounded down, so the wait is rounded up
+	d := k.decision
+	d.ID, d.Reason, d.Cost, d.Shadow, d.DecidedAt = r.ID, events.ReasonLocal, cost, nil, now.UTC().Truncate(time.Microsecond)
+	d.ResetMS = max(d.ResetMS-passed, 0)
+	if d.RetryAfterMS > 0 {
+		d.RetryAfterMS = max(d.RetryAfterMS-passed, 1)
+	}
+	return d
+}
+
+// foldLocked counts a request with the others that a denial has denied since
+// they were reported. It is false when there is no memory for the first of them.
+func (d *denials) foldLocked(k *denial, r *Request) bool {
+	if d.closed {
+		return false
+	}
+	if k.count == 0 {
+		size := len(r.ID) + len(r.User) + len(r.Method) + len(r.Host) + len(r.Path) + len(r.Route) + len(r.Attrs)
+		if d.folded+size > maxFolded {
+			return false
+		}
+		d.folded += size
+		k.first, k.size = clone(r), size
+	}
+	k.count++
+	return true
+}
+
+// clone copies a request that may share a larger text's memory.
+func clone(r *Request) Request {
+	c := *r
+	for _, text := range []*string{&c.ID, &c.Tenant, &c.User, &c.APIKey, &c.Method, &c.Host, &c.Path, &c.Route, &c.Attrs} {
+		*text = strings.Clone(*text)
+	}
+	return c
+}
+
+// remember keeps what the limiter said of a request that was sent at an instant
+// and answered by now, if it is a denial that others of the kind would get. The
+// id must be new: a repeated one gets what was said long ago.
+func (d *denials) remember(p *policy.Policy, r *Request, said *Decision, sent, now time.Time) {
+	if said.Verdict != Deny || said.Reason != events.ReasonRule || said.Degraded || said.Policy != p.Revision {
+		return
+	}
+	remembered := maxRemembered
+	if said.RetryAfterMS > 0 {
+		wait := time.Duration(said.RetryAfterMS-1) * time.Millisecond // it was rounded up
+		remembered = min(remembered, wait-wait/maxDrift)
+	}
+	until := sent.Add(remembered)
+	if !now.Before(until) {
+		return
+	}
+	m := d.matches.Get().(*policy.Matches)
+	defer d.matches.Put(m)
+	if !p.CountsDenied(r, m) { // else it may be that rule that it would wait for
+		d.keep(r.Tenant, &denial{decision: *said, said: now, until: until}, sent)
+	}
+}
+
+// keep takes a denial for the one of its key that was known before, if any.
+func (d *denials) keep(tenant string, fresh *denial, sent time.Time) {
+	decision := &fresh.decision
+	decision.Rule, decision.Key = strings.Clone(decision.Rule), strings.Clone(decision.Key)
+	key := policy.LiveKey{Tenant: strings.Clone(tenant), Rule: decision.Rule, Key: decision.Key}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !sent.After(d.notified) { // perhaps decided before what was told then
+		return
+	}
+	if known := d.known[key]; known != nil {
+		fresh.first, fresh.count, fresh.size = known.first, known.count, known.size
+	} else if len(d.known) >= maxDenials {
+		return
+	}
+	d.known[key] = fresh
+	d.some.Store(int64(len(d.known)))
+}
+
+// forget drops the denials that a notice concerns: those of one key, or all.
+func (d *denials) forget(n events.Notice, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notified = now
+	if n.Rule != "" {
+		if k := d.known[policy.LiveKey{Tenant: n.Tenant, Rule: n.Rule, Key: n.Key}]; k != nil {
+			k.until = now
+		}
+		return
+	}
+	for _, k := range d.known {
+		k.until = now
+	}
+}
+
+// report takes out what has been denied since the last report, as one request
+// for each denial and most of them at most; the others go on counting.
+func (d *denials) report(now time.Time, most int) []Request {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []Request
+	for key, k := range d.known {
+		if k.count > 0 && len(list) < most {
+			r := k.first
+			r.Verdict, r.Reason, r.Rule, r.Count = Deny, events.ReasonLocal, key.Rule, k.count
+			list = append(list, r)
+			d.folded -= k.size
+			k.first, k.count, k.size = Request{}, 0, 0
+		}
+		if k.count == 0 && !now.Before(k.until) {
+			delete(d.known, key)
+		}
+	}
+	d.some.Store(int64(len(d.known)))
+	return list
+}
+
+// close makes everything be asked about, and returns what is still to be
+// reported.
+func (d *denials) close(now time.Time) []Request {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	return d.report(now, maxDenials)
+}

@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/weirhq/weir/internal/decide"
+	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/window"
+)
+
+// randomPolicy has rules of every kind, with small limits.
+func randomPolicy(t *rapid.T, random *rand.Rand, revision uint64, at time.Time) *policy.Policy {
+	var text strings.Builder
+	limit := func() string {
+		return fmt.Sprintf("%d per %ds", random.IntN(6), []int{1, 2, 10, 100}[random.IntN(4)])
+	}
+	text.WriteString("version: 1\ntenants:\n  \"*\":\n    rules:\n")
+	for i, key := range []string{"user", "user, method", "path"} {
+		fmt.Fprintf(&text, "      - name: r%d\n        limit: %s\n        key: [%s]\n        exempt: {methods: [PUT]}\n", i, limit(), key)
+		if random.IntN(2) == 0 {
+			fmt.Fprintf(&text, "        cost: request.cost * %d\n", random.IntN(3))
+		}
+		if random.IntN(3) == 0 {
+			text.WriteString("        match: {methods: [GET, PUT]}\n")
+		}
+		if random.IntN(3) == 0 {
+			text.WriteString("        algorithm: buckets\n")
+		}
+		if random.IntN(12) == 0 {
+			text.WriteString("        mode: shadow\n")
+		}
+		if random.IntN(12) == 0 {
+			text.WriteString("        count_denied: true\n")
+		}
+		if key == "user" && random.IntN(2) == 0 {
+			fmt.Fprintf(&text, "        overrides:\n          - {key: [u1], limit: %s, until: %s}\n",
+				[]string{limit(), "0", "unlimited"}[random.IntN(3)], at.Add(time.Duration(random.IntN(20))*time.Second).Format(time.RFC3339))
+		}
+	}
+	p, err := policy.Parse([]byte(text.String()))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text.String())
+	}
+	p.Revision = revision
+	return p
+}
+
+// limiters are two that are told and asked the same: of one the gateway
+// remembers denials, the other it would ask about everything.
+type limiters [2]*decide.Decider
+
+func (l *limiters) each(do func(*decide.Decider) error) {
+	for _, d := range l {
+		if err := do(d); err != nil {
+			panic(err) // memory does not fail
+		}
+	}
+}
+
+func ask(d *decide.Decider, r Request, at time.Time) Decision {
+	record := events.Record{Request: r}
+	d.Check(&record)
+	if err := d.Decide(context.Background(), at); err != nil {
+		panic(err)
+	}
+	return record.Decision
+}
+
+// answer is a decision on its way to the gateway.
+type answer struct {
+	request       Request
+	decision      Decision
+	sent, arrives time.Time
+}
+
+// With local denials every request has the verdict that it would have without:
+// under every kind of rule, with other requests that other gateways ask about,
+// answers that arrive late, clocks that run apart, resets, overrides by hand
+// that begin and end, and policies that limiter and gateway follow at different
+// times.
+func TestLocalDenialsChangeNoVerdict(t *testing.T) {
+	local, asked := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
+		start := time.Date(2026, 5, 17, 10, 5, 3, 0, time.UTC)
+		now := start // by the limiter's clock
+		skew, drift := time.Duration(random.IntN(7200)-3600)*time.Second, random.IntN(1001)-500
+		here := func(at time.Time) time.Time { // by the gateway's
+			passed := at.Sub(start)
+			return at.Add(skew + passed*time.Duration(drift)/1_000_000)
+		}
+		newest := randomPolicy(t, random, 1, now)
+		adopted, followed := newest, newest // by the limiters, by the gateway
+		l := limiters{decide.New(newest, window.NewMemory()), decide.New(newest, window.NewMemory())}
+		d := newDenials()
+		var answers []answer
+		request := func() Request {
+			r := Request{Tenant: "acme", Gateway: "g", User: fmt.Sprint("u", random.IntN(3)), Method: []string{"GET", "POST", "PUT"}[random.IntN(3)],
+				Path: "/", Cost: int64(random.IntN(3)), Peek: random.IntN(20) == 0}
+			return r
+		}
+		for range 200 {
+			switch random.IntN(4) {
+			case 0:
+				now = now.Add(time.Duration(random.IntN(3_000_000)) * time.Microsecond)
+			case 1:
+				now = now.Add(time.Duration(random.IntN(3000)) * time.Microsecond)
+			case 2: // to where the next denial ends
+				next := time.Hour
+				for _, known := range d.known {
+					if left := known.until.Sub(here(now)); left > 0 {
+						next = min(next, left)
+					}
+				}
+				if next < time.Hour {
+					now = now.Add(next).Truncate(time.Microsecond)
+				}
+			}
+			answers = slices.DeleteFunc(answers, func(a answer) bool {
+				if a.arrives.After(now) {
+					return false
+				}
+				d.remember(followed, &a.request, &a.decision, here(a.sent), here(a.arrives))
+				return true
+			})
+			if adopted != newest && random.IntN(5) == 0 && l[0].Adopt(newest, now) && l[1].Adopt(newest, now) {
+				for user := range 3 {
+					lift := events.Control{Kind: events.ControlLift, Tenant: "acme", Rule: "r0", Key: fmt.Sprint("u", user)}
+					l.each(func(d *decide.Decider) error { return d.Apply(t.Context(), &lift) })
+				}
+				adopted = newest
+				d.forget(events.Notice{Kind: events.NoticePolicy, Revision: newest.Revision}, here(now))
+			}
+			if random.IntN(5) == 0 {
+				followed = newest
+			}
+			switch random.IntN(30) {
+			case 0:
+				c := events.Control{Kind: []events.ControlKind{events.ControlReset, events.ControlOverride, events.ControlLift}[random.IntN(3)],
+					Tenant: "acme", Rule: "r0", Key: fmt.Sprint("u", random.IntN(3)), Limit: int64(random.IntN(4)), Until: now.Add(time.Duration(random.IntN(10_000_000)) * time.Microsecond)}
+				// The window of an override that is longer than the rule's is counted from the key's next request on: here and there another one.
+				c.WindowMS = adopted.Rule("acme", "r0").Window.Milliseconds()
+				l.each(func(d *decide.Decider) error { return d.Apply(t.Context(), &c) })
+				d.forget(events.Notice{Kind: c.Kind, Tenant: c.Tenant, Rule: c.Rule, Key: c.Key}, here(now))
+				continue
+			case 1:
+				if random.IntN(3) == 0 {
+					newest = randomPolicy(t, random, newest.Revision+1, now)
+				}
+			case 2: // of another gateway
+				r := request()
+				l.each(func(d *decide.Decider) error { ask(d, r, now); return nil })
+				continue
+			}
+			r := request()
+			if got, found := d.find(followed, &r, here(now)); found {
+				local++
+				if want := ask(l[1], r, now); want.Verdict != Deny {
+					t.Fatalf("at %v %+v\nis denied as %+v\nand would be %+v", now.Sub(start), r, got, want)
+				}
+				continue
+			}
+			asked++
+			sent := now
+			now = now.Add(time.Duration(random.IntN(2000)) * time.Microsecond)
+			got, want := ask(l[0], r, now), ask(l[1], r, now)
+			if got.Verdict != want.Verdict || got.RetryAfterMS != want.RetryAfterMS {
+				t.Fatalf("at %v %+v\nis decided as %+v\nand would be %+v", now.Sub(start), r, got, want)
+			}
+			answers = append(answers, answer{r, got, sent, now.Add(time.Duration(random.IntN(5000)) * time.Microsecond)})
+		}
+	})
+	t.Logf("%d denied locally, %d asked", local, asked)
+	if local < asked/20 {
+		t.Errorf("%d of %d requests were denied locally: too few to tell", local, local+asked)
+	}
+}
