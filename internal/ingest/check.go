@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/problem"
 )
 
 // statusGone is counted, never sent: the client did not wait for the answer.
@@ -61,7 +60,7 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	}
 	s.metrics.decided(decision.Verdict, time.Since(start))
 	buffer.Reset()
-	return answer(w, &decision, buffer.AvailableBuffer())
+	return decided(w, &decision, buffer.AvailableBuffer())
 }
 
 func (s *Server) strict(r *http.Request) (bool, error) {
@@ -103,53 +102,18 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request, request events.
 	return http.StatusOK
 }
 
-// answer writes a decision, and appends it to dst on the way.
-func answer(w http.ResponseWriter, d *events.Decision, dst []byte) int {
-	setLimits(w.Header(), d)
+// decided answers with a decision, and appends it to dst on the way.
+func decided(w http.ResponseWriter, d *events.Decision, dst []byte) int {
+	answer.SetLimits(w.Header(), d)
 	body := events.AppendDecision(dst, d)
-	if d.Verdict != events.Deny {
-		header := w.Header()
-		header["Content-Type"] = jsonType
-		header["Content-Length"] = []string{strconv.Itoa(len(body) + 1)}
-		_, _ = w.Write(append(body, '\n')) // a client that went away needs no answer
-		return http.StatusOK
+	if d.Verdict == events.Deny {
+		return answer.Deny(w, d, body)
 	}
-	denied := problem.Details{Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded"}
-	if undecided(d) {
-		denied = problem.Details{Type: reducedCapacity, Title: "Request cannot be satisfied due to temporary server capacity constraints"}
-	}
-	denied.Status, denied.Detail, denied.More = http.StatusTooManyRequests, denial(d), body
-	problem.Write(w, denied)
-	return denied.Status
+	header := w.Header()
+	header["Content-Type"] = jsonType
+	header["Content-Length"] = []string{strconv.Itoa(len(body) + 1)}
+	_, _ = w.Write(append(body, '\n')) // a client that went away needs no answer
+	return http.StatusOK
 }
 
 var jsonType = []string{"application/json"}
-
-// The problem types of draft-ietf-httpapi-ratelimit-headers.
-const (
-	quotaExceeded   = "https://iana.org/assignments/http-problem-types#quota-exceeded"
-	reducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
-)
-
-// undecided tells whether a request was denied without a look at its limits.
-func undecided(d *events.Decision) bool {
-	return d.Reason == events.ReasonTimeout || d.Reason == events.ReasonUnavailable
-}
-
-// denial says to a person why a request may not pass.
-func denial(d *events.Decision) string {
-	switch {
-	case d.Reason == events.ReasonTimeout:
-		return "No decision came in time, and a request without one is denied."
-	case d.Reason == events.ReasonUnavailable:
-		return "What was used of the limit cannot be looked up at the moment, and then the request is denied."
-	case d.RetryAfterMS > 0:
-		if n := seconds(d.RetryAfterMS); n > 1 {
-			return "Request was throttled. Expected available in " + strconv.FormatInt(n, 10) + " seconds."
-		}
-		return "Request was throttled. Expected available in 1 second."
-	case d.Rule != "":
-		return fmt.Sprintf("Request was throttled. It can never pass: it costs %d, and rule %s admits %d in a window.", d.Cost, d.Rule, d.Limit)
-	}
-	return "Request was throttled."
-}

@@ -1,4 +1,4 @@
-package ingest
+package answer
 
 import (
 	"net/http"
@@ -7,11 +7,11 @@ import (
 	"github.com/weirhq/weir/internal/events"
 )
 
-// setLimits tells of the rule that bound a request, if any did, in the headers
+// SetLimits tells of the rule that bound a request, if any did, in the headers
 // most clients know and in those of draft-ietf-httpapi-ratelimit-headers. All
 // times are in seconds, rounded up. The names are spelled as they are usually
 // written.
-func setLimits(h http.Header, d *events.Decision) {
+func SetLimits(h http.Header, d *events.Decision) {
 	if d.Verdict == events.Deny && (d.RetryAfterMS > 0 || undecided(d)) {
 		h["Retry-After"] = []string{decimal(max(seconds(d.RetryAfterMS), 1))}
 	}
