@@ -19,7 +19,7 @@ import (
 
 // flags go before the environment, and that before the defaults.
 type flags struct {
-	HTTPAddr string           `help:"Address of /v1/check, /v1/reports, /healthz, /readyz and /metrics." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
+	HTTPAddr string           `help:"Address of the HTTP endpoints." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
 	Insecure bool             `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
 	NATS     string           `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Gateway  string           `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
@@ -28,6 +28,7 @@ type flags struct {
 	Timeout  time.Duration    `help:"How long a check waits for its decision; default: as the policy says." env:"WEIR_TIMEOUT"`
 	OnError  *gateway.Verdict `help:"What becomes of a check without a decision, allow or deny, if no rule of the policy says; default: as its defaults say." enum:"allow,deny" env:"WEIR_ON_ERROR"`
 	Strict   bool             `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
+	Proxies  string           `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
 }
 
 func main() { service.Main("ingest", run) }
@@ -43,6 +44,10 @@ func run(ctx context.Context, args []string) error {
 			return fmt.Errorf("say --gateway: %w", err)
 		}
 		f.Gateway = ingest.GatewayName(host)
+	}
+	proxies, err := gateway.ParseProxies(f.Proxies)
+	if err != nil {
+		return fmt.Errorf("--trusted-proxies: %w", err)
 	}
 	log, registry, err := service.Observe()
 	if err != nil {
@@ -66,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	edge := ingest.New(ingest.Config{Strict: f.Strict}, client, nc.IsConnected, registry, log)
+	edge := ingest.New(ingest.Config{Strict: f.Strict, Proxies: proxies}, client, nc.IsConnected, registry, log)
 
 	err = serve.Run(ctx, listener, edge.Handler(), log.Named("ingest"))
 	err = errors.Join(err, client.Close()) // reports what had no decision

@@ -41,6 +41,7 @@ type upCommand struct {
 	Redis         string `help:"URL of a Redis server to keep the windows on instead of in memory; see 'limiter --help'." env:"WEIR_REDIS"`
 	Move          bool   `help:"Keep the windows where they were not before: with --redis counts begin anew, without it they come from the journal." env:"WEIR_MOVE_WINDOWS" name:"move-windows"`
 	HTTPAddr      string `help:"Address of checks and reports; port 0 takes a free one, here and below." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
+	Proxies       string `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
 	AnalyticsAddr string `help:"Address of queries." default:"127.0.0.1:8090" env:"WEIR_ANALYTICS_ADDR"`
 	NATSAddr      string `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
 	PostgresAddr  string `help:"Address of the private Postgres cluster." default:"127.0.0.1:5433" env:"WEIR_POSTGRES_ADDR" name:"postgres-addr"`
@@ -211,6 +212,10 @@ func (u *up) openLimiter(ctx context.Context) error {
 }
 
 func (u *up) openIngest(ctx context.Context) error {
+	proxies, err := gateway.ParseProxies(u.Proxies)
+	if err != nil {
+		return fmt.Errorf("--trusted-proxies: %w", err)
+	}
 	nc, _, err := u.connect(ctx, "weir-ingest")
 	if err != nil {
 		return err
@@ -220,7 +225,7 @@ func (u *up) openIngest(ctx context.Context) error {
 		return err
 	}
 	u.opened(u.client.Close)
-	u.edge = ingest.New(ingest.Config{}, u.client, nc.IsConnected, u.registry, u.log)
+	u.edge = ingest.New(ingest.Config{Proxies: proxies}, u.client, nc.IsConnected, u.registry, u.log)
 	return nil
 }
 

@@ -12,12 +12,9 @@ import (
 	"github.com/weirhq/weir/internal/events"
 )
 
-// Bounds of texts, in bytes. The first two are those of package events; a
-// JSON string takes at most two bytes for each of a clean text, so that with
-// the others attrs stay below events.MaxAttrs.
+// Bounds of texts in attrs, in bytes: a JSON string takes at most two for each
+// of a clean text, so that attrs stay below events.MaxAttrs.
 const (
-	maxName = 1 << 10
-	maxPath = 8 << 10
 	maxAttr = 1 << 10 // of a referer or a user agent
 	maxOdd  = 256     // of a client that is no address, or a request line that is none
 )
@@ -61,14 +58,14 @@ func (e *entry) request() (r events.Request, err error) {
 			a.RequestLine = clean(beforeQuery(e.line), maxOdd)
 		}
 	}
-	r.Method = cut(method, maxName)
-	r.Host = cut(e.host, maxName)
+	r.Method = events.Cut(method, events.MaxName)
+	r.Host = events.Cut(e.host, events.MaxName)
 	host, path := splitURL(url)
 	if host != "" {
-		r.Host = cut(host, maxName)
+		r.Host = events.Cut(host, events.MaxName)
 	}
-	r.Path = cut(path, maxPath)
-	r.User = cut(e.user, maxName)
+	r.Path = events.Cut(path, events.MaxPath)
+	r.User = events.Cut(e.user, events.MaxName)
 	if r.IP = address(e.client); !r.IP.IsValid() {
 		a.ClientHost = clean(e.client, maxOdd)
 	}
@@ -152,25 +149,6 @@ func address(text string) netip.Addr {
 	return addr.WithZone("").Unmap()
 }
 
-// cut makes a text one that every part can carry, of at most so many bytes:
-// NUL and what is not UTF-8 become U+FFFD.
-func cut(s string, most int) string {
-	const replacement = "\uFFFD"
-	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, replacement)
-	}
-	if strings.IndexByte(s, 0) >= 0 {
-		s = strings.ReplaceAll(s, "\x00", replacement)
-	}
-	if len(s) <= most {
-		return s
-	}
-	for most > 0 && !utf8.RuneStart(s[most]) {
-		most--
-	}
-	return s[:most]
-}
-
 // clean cuts a text that people read, in which control characters become
 // U+FFFD too.
 func clean(s string, most int) string {
@@ -185,5 +163,5 @@ func clean(s string, most int) string {
 			break
 		}
 	}
-	return cut(s, most)
+	return events.Cut(s, most)
 }

@@ -14,13 +14,22 @@ import (
 // Deny answers a request that is denied with problem details, of which decision,
 // the JSON of d, is a part. It returns the status. SetLimits is called before.
 func Deny(w http.ResponseWriter, d *events.Decision, decision []byte) int {
-	denied := problem.Details{Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded"}
-	if undecided(d) {
-		denied = problem.Details{Type: reducedCapacity, Title: "Request cannot be satisfied due to temporary server capacity constraints"}
-	}
-	denied.Status, denied.Detail, denied.More = http.StatusTooManyRequests, denial(d), decision
+	denied := Problem(d)
+	denied.More = decision
 	problem.Write(w, denied)
 	return denied.Status
+}
+
+// Problem is what is told of a denied request beside its decision.
+func Problem(d *events.Decision) problem.Details {
+	denied := problem.Details{
+		Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded",
+		Status: http.StatusTooManyRequests, Detail: denial(d),
+	}
+	if undecided(d) {
+		denied.Type, denied.Title = reducedCapacity, "Request cannot be satisfied due to temporary server capacity constraints"
+	}
+	return denied
 }
 
 // The problem types of draft-ietf-httpapi-ratelimit-headers.

@@ -86,11 +86,11 @@ func DecodeCommand(payload []byte) (Command, error) {
 	change := c.Kind == ControlReset || c.Kind == ControlOverride || c.Kind == ControlLift
 	want(change || c.Kind == CommandList, "kind", string(c.Kind), "reset, override, lift or list")
 	for i, value := range c.Key {
-		want(plain(value) && len(value) <= maxPath, fmt.Sprintf("key[%d]", i), value, fmt.Sprintf("UTF-8 without NUL, at most %d bytes", maxPath))
+		want(plain(value) && len(value) <= MaxPath, fmt.Sprintf("key[%d]", i), value, fmt.Sprintf("UTF-8 without NUL, at most %d bytes", MaxPath))
 	}
 	if change {
 		want(c.ID != "" && plain(c.ID) && len(c.ID) <= maxID, "id", c.ID, fmt.Sprintf("1 to %d bytes of UTF-8 without NUL", maxID))
-		want(c.By != "" && plain(c.By) && len(c.By) <= maxName, "by", c.By, fmt.Sprintf("who asks, 1 to %d bytes of UTF-8 without NUL", maxName))
+		want(c.By != "" && plain(c.By) && len(c.By) <= MaxName, "by", c.By, fmt.Sprintf("who asks, 1 to %d bytes of UTF-8 without NUL", MaxName))
 		want(len(c.Key) > 0, "key", "", "the values of the rule's key")
 		want(c.Rule != "" || c.Kind == ControlReset, "rule", "", "a rule of the tenant's")
 	}

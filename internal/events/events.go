@@ -26,12 +26,12 @@ const (
 	MaxCount   = 1 << 32  // requests folded into one report
 	MaxBytes   = 1 << 50  // of a request's or an answer's body
 	MaxLatency = 1 << 40  // microseconds, 12 days
+	MaxName    = 1 << 10  // bytes of a user, an API key's hash, a method, a host
+	MaxPath    = 8 << 10  // bytes of a path or a route: what HTTP servers take by default
 
-	maxID    = 128     // bytes
-	maxName  = 1 << 10 // bytes of a user, an API key's hash, a method, a host
-	maxPath  = 8 << 10 // bytes of a path or a route: what HTTP servers take by default
-	maxShown = 64      // bytes of a bad value in an error
-	maxSaid  = 200     // bytes of what encoding/json says of one
+	maxID    = 128 // bytes
+	maxShown = 64  // bytes of a bad value in an error
+	maxSaid  = 200 // bytes of what encoding/json says of one
 )
 
 // The times that are accepted: ids can tell no year after 2091.
@@ -98,12 +98,12 @@ func (r *Request) Validate() error {
 		fault("time", r.Time.Format(time.RFC3339), wantYear)
 	}
 	text("id", r.ID, maxID)
-	text("user", r.User, maxName)
-	text("api_key", r.APIKey, maxName)
-	text("method", r.Method, maxName)
-	text("host", r.Host, maxName)
-	text("path", r.Path, maxPath)
-	text("route", r.Route, maxPath)
+	text("user", r.User, MaxName)
+	text("api_key", r.APIKey, MaxName)
+	text("method", r.Method, MaxName)
+	text("host", r.Host, MaxName)
+	text("path", r.Path, MaxPath)
+	text("route", r.Route, MaxPath)
 	number("cost", r.Cost, MaxCost)
 	number("status", r.Status, 999)
 	number("latency_us", r.LatencyUS, MaxLatency)

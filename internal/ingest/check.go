@@ -47,20 +47,30 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	if explain {
 		return s.explain(w, r, request)
 	}
+	decision, code := s.decide(w, r, request)
+	if code != 0 {
+		return code
+	}
+	buffer.Reset()
+	return decided(w, &decision, buffer.AvailableBuffer())
+}
+
+// decide asks for a decision. If there is none it answers and returns the
+// status, else 0.
+func (s *Server) decide(w http.ResponseWriter, r *http.Request, request events.Request) (events.Decision, int) {
 	start := time.Now()
 	decision, err := s.gateway.Check(r.Context(), request)
 	switch _, wrong := errors.AsType[*events.FieldError](err); {
 	case err == nil:
 	case wrong:
-		return s.refuseCheck(w, err)
+		return decision, s.refuseCheck(w, err)
 	case r.Context().Err() != nil:
-		return statusGone
+		return decision, statusGone
 	default:
-		return later(w, "No decision can be asked for: "+err.Error()+".")
+		return decision, later(w, "No decision can be asked for: "+err.Error()+".")
 	}
 	s.metrics.decided(decision.Verdict, time.Since(start))
-	buffer.Reset()
-	return decided(w, &decision, buffer.AvailableBuffer())
+	return decision, 0
 }
 
 func (s *Server) strict(r *http.Request) (bool, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
 	"github.com/weirhq/weir/internal/serve"
@@ -20,7 +21,8 @@ import (
 
 // Config is what the edge can be told.
 type Config struct {
-	Strict bool // requests with unknown fields are refused; else ?strict=1 asks for it
+	Strict  bool            // requests with unknown fields are refused; else ?strict=1 asks for it
+	Proxies gateway.Proxies // between the end users and /v1/auth, with the one that asks
 }
 
 // decider is what the edge needs of a gateway client.
@@ -67,6 +69,7 @@ func New(config Config, gateway decider, connected func() bool, registry *promet
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/v1/check", s.handle("check", s.check))
+	mux.Handle("/v1/auth", s.handle("auth", s.auth))
 	mux.Handle("/v1/reports", s.handle("reports", s.reports))
 	mux.Handle("/", s.handle("none", unknown))
 	serve.Operations(mux, func(context.Context) error {
@@ -114,6 +117,6 @@ func later(w http.ResponseWriter, detail string) int {
 }
 
 func unknown(w http.ResponseWriter, r *http.Request) int {
-	return refuse(w, http.StatusNotFound, fmt.Sprintf("There is no %s %s. There are POST /v1/check, POST /v1/reports, "+
+	return refuse(w, http.StatusNotFound, fmt.Sprintf("There is no %s %s. There are POST /v1/check, /v1/auth, POST /v1/reports, "+
 		"GET /healthz, GET /readyz and GET /metrics.", r.Method, r.URL.Path))
 }

@@ -43,7 +43,7 @@ func (standIn) Overflow() int64 { return 7 }
 func deciding(d events.Decision) standIn {
 	return standIn{
 		check: func(_ context.Context, r events.Request) (events.Decision, error) {
-			r.Gateway = "test"
+			r.Gateway, r.APIKey = "test", events.HashAPIKey(r.APIKey)
 			if err := r.Validate(); err != nil {
 				return events.Decision{}, err
 			}
@@ -148,7 +148,7 @@ func TestEndpoints(t *testing.T) {
 		{"POST", "/healthz", 404, "", "There is no POST /healthz."},
 		{"GET", "/healthz", 200, "Content-Type: text/plain; charset=utf-8", "ok\n"},
 		{"GET", "/readyz", 503, "Retry-After: 1", "there is no connection to NATS"},
-		{"GET", "/v2/check", 404, "", "There is no GET /v2/check. There are POST /v1/check, POST /v1/reports"},
+		{"GET", "/v2/check", 404, "", "There is no GET /v2/check. There are POST /v1/check, /v1/auth, POST /v1/reports"},
 		{"POST", "/", 404, "", "There is no POST /. There are"},
 		{"GET", "/metrics", 200, "", `weir_ingest_requests_total{code="404",handler="none"} 3`},
 	} {
