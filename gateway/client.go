@@ -98,6 +98,7 @@ type Client struct {
 	closed  bool
 
 	policy  atomic.Pointer[policy.Policy] // the last good one
+	back    atomic.Pointer[chan struct{}] // closed when the connection comes back
 	denials *denials
 
 	spill    chan Request // requests without a decision, to be reported; closed by Close, under mu
@@ -142,6 +143,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 		return nil, fmt.Errorf("gateway %s: %w", config.Name, err)
 	}
 	c.policy.Store(policy.Default())
+	c.back.Store(new(make(chan struct{})))
 	c.closing, c.close = context.WithCancel(context.Background())
 	if err := c.subscribe(); err != nil {
 		return nil, errors.Join(fmt.Errorf("gateway %s: follow decisions: %w", config.Name, err), c.unsubscribe())
@@ -151,6 +153,8 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	c.working.Go(c.reportSpilled)
 	c.working.Go(c.followPolicy)
 	c.working.Go(c.reportDenials)
+	connected := nc.StatusChanged(nats.CONNECTED)
+	c.working.Go(func() { c.followConnection(connected) })
 	return c, nil
 }
 
@@ -209,7 +213,8 @@ func (c *Client) Overflow() int64 { return c.overflow.Load() }
 // whose request then is not reported as let through, or is ErrClosed.
 //
 // A request without an id gets one. Asking again with the same id gives the
-// same decision and charges nothing.
+// same decision and charges nothing; Check itself does so when the connection
+// has come back, and after pauses of 100 ms to a second.
 func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	began, isNew := time.Now(), r.ID == ""
 	if err := c.prepare(&r); err != nil {
@@ -233,14 +238,8 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	if err != nil {
 		return c.undecided(r), nil
 	}
-	timer := time.NewTimer(cmp.Or(c.config.Timeout, c.policy.Load().Timeout))
-	defer timer.Stop()
-	c.outbox.send(check)
-	select {
-	case <-w.ready:
-	case <-timer.C:
-	case <-ctx.Done():
-		return Decision{}, ctx.Err()
+	if err := c.await(ctx, check, cmp.Or(c.config.Timeout, c.policy.Load().Timeout)); err != nil {
+		return Decision{}, err
 	}
 	select {
 	case <-w.ready: // perhaps in the last moment

@@ -23,11 +23,8 @@ func (c *Client) noticed(m *nats.Msg) {
 	c.denials.forget(n, time.Now())
 }
 
-// reportDenials reports what is denied locally, until Close. When the connection
-// has come back all denials are dropped: there may have been notices meanwhile.
+// reportDenials reports what is denied locally, until Close.
 func (c *Client) reportDenials() {
-	connected := c.nc.StatusChanged(nats.CONNECTED)
-	defer c.nc.RemoveStatusListener(connected)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
@@ -37,8 +34,6 @@ func (c *Client) reportDenials() {
 			for _, r := range c.denials.report(time.Now(), max(spillSize/2-len(c.spill), 0)) {
 				c.keep(r)
 			}
-		case <-connected:
-			c.denials.forget(events.Notice{}, time.Now())
 		case <-c.closing.Done():
 			return
 		}

@@ -116,7 +116,7 @@ func (r *Request) Validate() error {
 	if err := r.checkReason(); err != nil {
 		faults = append(faults, err)
 	}
-	if text("rule", r.Rule, maxName); r.Rule != "" && r.Reason != ReasonLocal {
+	if text("rule", r.Rule, MaxName); r.Rule != "" && r.Reason != ReasonLocal {
 		fault("rule", r.Rule, "none without the reason local")
 	}
 	if err := checkAttrs(r.Attrs); err != nil {
