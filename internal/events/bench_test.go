@@ -8,18 +8,22 @@ import (
 
 // The package's promise: decoding costs one allocation at most, encoding none.
 func TestAllocations(t *testing.T) {
-	r, d, names := request(), decision(), events.Names{Prefix: events.DefaultPrefix}
+	r, d, o, names := request(), decision(), outcome(), events.Names{Prefix: events.DefaultPrefix}
 	record := events.Record{Request: r, Decision: d}
 	payload, answer, line := events.AppendRequest(nil, &r), events.AppendDecision(nil, &d), string(events.AppendRecord(nil, &record))
+	told := events.AppendOutcome(nil, &o)
 	buffer := make([]byte, 0, 4096)
 	for name, tt := range map[string]struct {
 		most float64
 		run  func() error
 	}{
 		"DecodeRequest":  {1, func() error { _, err := events.DecodeRequest(payload, true); return err }},
+		"DecodeOutcome":  {1, func() error { _, err := events.DecodeOutcome(told, true); return err }},
 		"DecodeDecision": {1, func() error { _, err := events.DecodeDecision(answer); return err }},
 		"DecodeRecord":   {0, func() error { return events.DecodeRecord(line, &record) }},
 		"Validate":       {0, r.Validate},
+		"Outcome":        {0, o.Validate},
+		"AppendOutcome":  {0, func() error { events.AppendOutcome(buffer, &o); return nil }},
 		"AppendRequest":  {0, func() error { events.AppendRequest(buffer, &r); return nil }},
 		"AppendDecision": {0, func() error { events.AppendDecision(buffer, &d); return nil }},
 		"AppendRecord":   {0, func() error { events.AppendRecord(buffer, &record); return nil }},
@@ -43,6 +47,18 @@ func BenchmarkDecodeRequest(b *testing.B) {
 	b.SetBytes(int64(len(payload)))
 	for b.Loop() {
 		if _, err := events.DecodeRequest(payload, false); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodeOutcome(b *testing.B) {
+	o := outcome()
+	payload := events.AppendOutcome(nil, &o)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(payload)))
+	for b.Loop() {
+		if _, err := events.DecodeOutcome(payload, false); err != nil {
 			b.Fatal(err)
 		}
 	}

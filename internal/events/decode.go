@@ -15,10 +15,7 @@ import (
 // error is a *FieldError. What a field may hold is for Validate to say.
 func DecodeRequest(payload []byte, strict bool) (Request, error) {
 	var r Request
-	if len(payload) > MaxPayload {
-		return r, &FieldError{Value: strconv.Itoa(len(payload)) + " bytes", Want: "at most " + strconv.Itoa(MaxPayload) + " bytes"}
-	}
-	p, err := scan(string(payload))
+	p, err := scanPayload(payload, MaxPayload)
 	if err != nil {
 		return r, err
 	}
@@ -26,6 +23,27 @@ func DecodeRequest(payload []byte, strict bool) (Request, error) {
 		return r, err
 	}
 	return r, p.finish("")
+}
+
+// DecodeOutcome is DecodeRequest for an outcome.
+func DecodeOutcome(payload []byte, strict bool) (Outcome, error) {
+	var o Outcome
+	p, err := scanPayload(payload, MaxOutcome)
+	if err != nil {
+		return o, err
+	}
+	if err := p.outcome(&o, strict); err != nil {
+		return o, err
+	}
+	return o, p.finish("")
+}
+
+// scanPayload begins to read what came from a gateway.
+func scanPayload(payload []byte, most int) (scanner, error) {
+	if len(payload) > most {
+		return scanner{}, &FieldError{Value: strconv.Itoa(len(payload)) + " bytes", Want: "at most " + strconv.Itoa(most) + " bytes"}
+	}
+	return scan(string(payload))
 }
 
 // DecodeDecision reads a decision from the JSON object in payload, which may
@@ -167,6 +185,47 @@ func (p *scanner) request(r *Request, strict bool) error {
 		default:
 			if strict {
 				return &FieldError{Value: key, Want: "a known field (others go under attrs)"}
+			}
+			err = p.skip("", MaxDepth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *scanner) outcome(o *Outcome, strict bool) error {
+	if !p.take('{') {
+		return p.fault("", "a JSON object")
+	}
+	for first := true; ; first = false {
+		key, more, err := p.key("", first)
+		if err != nil || !more {
+			return err
+		}
+		if p.null() {
+			continue
+		}
+		switch key {
+		case "id":
+			o.ID, err = p.text(key)
+		case "tenant":
+			o.Tenant, err = p.text(key)
+		case "gateway":
+			o.Gateway, err = p.text(key)
+		case "time":
+			o.Time, err = p.instant(key)
+		case "status":
+			o.Status, err = p.integer(key, 0, 999)
+		case "latency_us":
+			o.LatencyUS, err = p.integer(key, 0, MaxLatency)
+		case "bytes_in":
+			o.BytesIn, err = p.integer(key, 0, MaxBytes)
+		case "bytes_out":
+			o.BytesOut, err = p.integer(key, 0, MaxBytes)
+		default:
+			if strict {
+				return &FieldError{Value: key, Want: "a known field"}
 			}
 			err = p.skip("", MaxDepth)
 		}

@@ -85,15 +85,32 @@ func AppendRequest(dst []byte, r *Request) []byte {
 		o.name("attrs")
 		o.dst = appendLine(o.dst, r.Attrs)
 	}
-	o.number("status", r.Status)
-	o.number("latency_us", r.LatencyUS)
-	o.number("bytes_in", r.BytesIn)
-	o.number("bytes_out", r.BytesOut)
+	o.answer(r.Status, r.LatencyUS, r.BytesIn, r.BytesOut)
 	o.text("verdict", string(r.Verdict))
 	o.text("reason", string(r.Reason))
 	o.text("rule", r.Rule)
 	o.number("count", r.Count)
 	return append(o.dst, '}')
+}
+
+// answer appends what is known of a request once it is answered.
+func (o *object) answer(status, latencyUS, bytesIn, bytesOut int64) {
+	o.number("status", status)
+	o.number("latency_us", latencyUS)
+	o.number("bytes_in", bytesIn)
+	o.number("bytes_out", bytesOut)
+}
+
+// AppendOutcome appends o as one JSON object on one line. The outcome must be
+// valid, see Outcome.Validate.
+func AppendOutcome(dst []byte, o *Outcome) []byte {
+	out := object{dst: append(dst, '{')}
+	out.text("id", o.ID)
+	out.text("tenant", o.Tenant)
+	out.text("gateway", o.Gateway)
+	out.instant("time", o.Time)
+	out.answer(o.Status, o.LatencyUS, o.BytesIn, o.BytesOut)
+	return append(out.dst, '}')
 }
 
 // appendLine appends JSON on one line: line breaks between its tokens become

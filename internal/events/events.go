@@ -1,6 +1,6 @@
 // Package events is the vocabulary that the parts of Weir share: requests,
-// decisions and the records made of both, their JSON, and the subjects they
-// travel on. Every subject name is made here.
+// decisions and the records made of both, outcomes, their JSON, and the
+// subjects they travel on. Every subject name is made here.
 //
 // The codec is written by hand because every request passes it several times:
 // decoding costs one allocation (the payload as a string, which every field
@@ -20,6 +20,7 @@ import (
 // Bounds of what is accepted.
 const (
 	MaxPayload = 64 << 10 // bytes of one request
+	MaxOutcome = 4 << 10  // bytes of one outcome, of which its fields take a third at most
 	MaxAttrs   = 8 << 10  // bytes of a request's attrs, as JSON
 	MaxDepth   = 32       // of nesting in attrs
 	MaxCost    = 1 << 32  // units of one request
@@ -71,58 +72,87 @@ func shown(s string) string {
 	return fmt.Sprintf("%q…", s[:cut])
 }
 
+// faults collects what is wrong with the fields of an event.
+type faults []error
+
+func (f *faults) add(field, value, want string) {
+	*f = append(*f, &FieldError{Field: field, Value: value, Want: want})
+}
+
+func (f *faults) text(field, value string, most int) {
+	if len(value) > most || !plain(value) {
+		f.add(field, value, "UTF-8 without NUL, at most "+strconv.Itoa(most)+" bytes")
+	}
+}
+
+func (f *faults) number(field string, value, most int64) {
+	if value < 0 || value > most {
+		f.add(field, strconv.FormatInt(value, 10), "a whole number from 0 to "+strconv.FormatInt(most, 10))
+	}
+}
+
+// origin checks what every event says of where and when it was.
+func (f *faults) origin(tenant, gateway string, at time.Time) {
+	if err := checkToken("tenant", tenant); err != nil {
+		*f = append(*f, err)
+	}
+	if err := checkToken("gateway", gateway); err != nil {
+		*f = append(*f, err)
+	}
+	if !at.IsZero() && (at.Before(earliest) || !at.Before(latest)) {
+		f.add("time", at.Format(time.RFC3339), wantYear)
+	}
+}
+
+// answer checks what is known of a request once it is answered.
+func (f *faults) answer(status, latencyUS, bytesIn, bytesOut int64) {
+	f.number("status", status, 999)
+	f.number("latency_us", latencyUS, MaxLatency)
+	f.number("bytes_in", bytesIn, MaxBytes)
+	f.number("bytes_out", bytesOut, MaxBytes)
+}
+
 // Validate names every field that is out of its bounds, as joined
 // *FieldErrors. A request that passes can be published, stored and keyed by.
 func (r *Request) Validate() error {
-	var faults []error
-	fault := func(field, value, want string) {
-		faults = append(faults, &FieldError{Field: field, Value: value, Want: want})
-	}
-	text := func(field, value string, most int) {
-		if len(value) > most || !plain(value) {
-			fault(field, value, "UTF-8 without NUL, at most "+strconv.Itoa(most)+" bytes")
-		}
-	}
-	number := func(field string, value, most int64) {
-		if value < 0 || value > most {
-			fault(field, strconv.FormatInt(value, 10), "a whole number from 0 to "+strconv.FormatInt(most, 10))
-		}
-	}
-	if err := checkToken("tenant", r.Tenant); err != nil {
-		faults = append(faults, err)
-	}
-	if err := checkToken("gateway", r.Gateway); err != nil {
-		faults = append(faults, err)
-	}
-	if !r.Time.IsZero() && (r.Time.Before(earliest) || !r.Time.Before(latest)) {
-		fault("time", r.Time.Format(time.RFC3339), wantYear)
-	}
-	text("id", r.ID, maxID)
-	text("user", r.User, MaxName)
-	text("api_key", r.APIKey, MaxName)
-	text("method", r.Method, MaxName)
-	text("host", r.Host, MaxName)
-	text("path", r.Path, MaxPath)
-	text("route", r.Route, MaxPath)
-	number("cost", r.Cost, MaxCost)
-	number("status", r.Status, 999)
-	number("latency_us", r.LatencyUS, MaxLatency)
-	number("bytes_in", r.BytesIn, MaxBytes)
-	number("bytes_out", r.BytesOut, MaxBytes)
-	number("count", r.Count, MaxCount)
+	var f faults
+	f.origin(r.Tenant, r.Gateway, r.Time)
+	f.text("id", r.ID, maxID)
+	f.text("user", r.User, MaxName)
+	f.text("api_key", r.APIKey, MaxName)
+	f.text("method", r.Method, MaxName)
+	f.text("host", r.Host, MaxName)
+	f.text("path", r.Path, MaxPath)
+	f.text("route", r.Route, MaxPath)
+	f.number("cost", r.Cost, MaxCost)
+	f.answer(r.Status, r.LatencyUS, r.BytesIn, r.BytesOut)
+	f.number("count", r.Count, MaxCount)
 	if r.Verdict != "" && r.Verdict != Allow && r.Verdict != Deny {
-		fault("verdict", string(r.Verdict), "allow or deny")
+		f.add("verdict", string(r.Verdict), "allow or deny")
 	}
 	if err := r.checkReason(); err != nil {
-		faults = append(faults, err)
+		f = append(f, err)
 	}
-	if text("rule", r.Rule, MaxName); r.Rule != "" && r.Reason != ReasonLocal {
-		fault("rule", r.Rule, "none without the reason local")
+	if f.text("rule", r.Rule, MaxName); r.Rule != "" && r.Reason != ReasonLocal {
+		f.add("rule", r.Rule, "none without the reason local")
 	}
 	if err := checkAttrs(r.Attrs); err != nil {
-		faults = append(faults, err)
+		f = append(f, err)
 	}
-	return errors.Join(faults...)
+	return errors.Join(f...)
+}
+
+// Validate names every field that is out of its bounds, as joined
+// *FieldErrors. An outcome that passes can be published and stored.
+func (o *Outcome) Validate() error {
+	var f faults
+	f.origin(o.Tenant, o.Gateway, o.Time)
+	if o.ID == "" {
+		f.add("id", "", "the request's")
+	}
+	f.text("id", o.ID, maxID)
+	f.answer(o.Status, o.LatencyUS, o.BytesIn, o.BytesOut)
+	return errors.Join(f...)
 }
 
 // checkReason holds a gateway's own verdict and its reason together.

@@ -57,6 +57,48 @@ func FuzzDecodeRequest(f *testing.F) {
 	})
 }
 
+// The same for an outcome.
+func FuzzDecodeOutcome(f *testing.F) {
+	o := outcome()
+	f.Add(events.AppendOutcome(nil, &o))
+	for _, tt := range badOutcomes {
+		f.Add([]byte(tt.payload))
+	}
+	f.Add([]byte(` {"id":"a","id":"b","time":"2026-11-23T16:32:25.1234567+02:00","status":null,"new":{"x":[1e9]}} `))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		got, err := events.DecodeOutcome(payload, false)
+		strict, strictErr := events.DecodeOutcome(payload, true)
+		if err != nil {
+			presentable(t, err)
+			if strictErr == nil {
+				t.Fatalf("only strict mode accepts it; else %v", err)
+			}
+			return
+		}
+		if strictErr != nil {
+			presentable(t, strictErr)
+		} else if strict != got {
+			t.Fatalf("strict %+v\nelse %+v", strict, got)
+		}
+		var want events.Outcome
+		if err := whole(payload, func(dec *json.Decoder) (err error) {
+			want, err = referenceOutcome(dec)
+			return err
+		}); err != nil || got != want {
+			t.Fatalf("decoded %+v\nwant %+v, %v", got, want, err)
+		}
+		if err := got.Validate(); err != nil {
+			presentable(t, err)
+			return
+		}
+		line := events.AppendOutcome(nil, &got)
+		oneLine(t, line)
+		if again, err := events.DecodeOutcome(line, true); err != nil || again != got {
+			t.Fatalf("%s\ndecodes to %+v, %v\nwant %+v", line, again, err, got)
+		}
+	})
+}
+
 // The same for a decision. What only means something with a rule is kept only
 // with one.
 func FuzzDecodeDecision(f *testing.F) {

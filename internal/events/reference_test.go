@@ -103,6 +103,21 @@ func referenceRequest(dec *json.Decoder) (r events.Request, err error) {
 	return r, err
 }
 
+func referenceOutcome(dec *json.Decoder) (o events.Outcome, err error) {
+	err = object(dec, func(key string) error {
+		into, known := map[string]any{
+			"id": &o.ID, "tenant": &o.Tenant, "gateway": &o.Gateway, "time": &o.Time, "status": &o.Status,
+			"latency_us": &o.LatencyUS, "bytes_in": &o.BytesIn, "bytes_out": &o.BytesOut,
+		}[key]
+		if !known {
+			into = new(json.RawMessage)
+		}
+		return dec.Decode(into)
+	})
+	o.Time = micros(o.Time)
+	return o, err
+}
+
 func referenceDecision(dec *json.Decoder) (d events.Decision, err error) {
 	err = object(dec, func(key string) error {
 		into, known := map[string]any{
@@ -178,6 +193,14 @@ func request() events.Request {
 		User: "42", APIKey: events.HashAPIKey("secret"), IP: netip.MustParseAddr("203.0.113.7"),
 		Method: "GET", Host: "api.example.com", Path: "/api/order/history/", Route: "/api/order/history/",
 		Cost: 2, Attrs: `{"plan":"pro","addresses":[{"city":"Pune"}]}`,
+	}
+}
+
+func outcome() events.Outcome {
+	return events.Outcome{
+		ID: "AO3272652345-000042017", Tenant: "acme", Gateway: "edge-1",
+		Time:   time.Date(2026, 11, 23, 14, 32, 25, 345678000, time.UTC),
+		Status: 200, LatencyUS: 12_345, BytesIn: 17, BytesOut: 4096,
 	}
 }
 

@@ -98,6 +98,20 @@ func HashAPIKey(key string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// Outcome is what is known of a request only once it is answered.
+//
+// Strings decoded from a payload share the payload's memory, like a Request's.
+type Outcome struct {
+	ID        string    // the request's; required
+	Tenant    string    // the request's: one subject token
+	Gateway   string    // who tells of it: one subject token
+	Time      time.Time // when the request was answered, by the gateway's clock; zero when not given
+	Status    int64     // HTTP status; 0 when not known, like the rest
+	LatencyUS int64
+	BytesIn   int64
+	BytesOut  int64
+}
+
 // Decision is what the limiter says of one request.
 type Decision struct {
 	ID           string    // the request's

@@ -35,6 +35,11 @@ func (n Names) Report(shard int, tenant, gateway string) string {
 	return n.sharded("report", shard, tenant, gateway)
 }
 
+// Outcome is where a gateway tells what became of a request.
+func (n Names) Outcome(shard int, tenant, gateway string) string {
+	return n.sharded("outcome", shard, tenant, gateway)
+}
+
 // Decision is where the limiter publishes a decision.
 func (n Names) Decision(v Verdict, tenant, gateway string) string {
 	return n.Prefix + ".decision." + string(v) + "." + tenant + "." + gateway
@@ -72,6 +77,9 @@ func (n Names) Checks(shard int) string { return n.Prefix + ".check." + strconv.
 // Reports matches every report of a shard.
 func (n Names) Reports(shard int) string { return n.Prefix + ".report." + strconv.Itoa(shard) + ".>" }
 
+// Outcomes matches every outcome of a shard.
+func (n Names) Outcomes(shard int) string { return n.Prefix + ".outcome." + strconv.Itoa(shard) + ".>" }
+
 // Decisions matches every decision for one gateway.
 func (n Names) Decisions(gateway string) string { return n.Prefix + ".decision.*.*." + gateway }
 
@@ -88,6 +96,9 @@ func (n Names) JournalStream(shard int) string {
 
 // ReportsStream is the stream that holds the reports of all shards.
 func (n Names) ReportsStream() string { return n.upper() + "_REPORTS" }
+
+// OutcomesStream is the stream that holds the outcomes of all shards.
+func (n Names) OutcomesStream() string { return n.upper() + "_OUTCOMES" }
 
 // Limiters is where limiters tell each other that they are there.
 func (n Names) Limiters() string { return n.Prefix + ".limiter" }
@@ -107,21 +118,35 @@ func (n Names) sharded(kind string, shard int, tenant, gateway string) string {
 	return n.Prefix + "." + kind + "." + strconv.Itoa(shard) + "." + tenant + "." + gateway
 }
 
-// Origin is what the subject of a check, a report or an explain says of its
-// sender; that of a command names no gateway.
+// Origin is what the subject of a check, a report, an outcome or an explain says
+// of its sender; that of a command names no gateway.
 type Origin struct {
 	Shard   int
 	Tenant  string
 	Gateway string
 }
 
-// ParseOrigin reads the subject of a check, a report or an explain. Its strings
-// share the subject's memory. The error names the part that is wrong.
+// Fill sets the tenant and the gateway of an event that came on the subject. The
+// error says that the event names others.
+func (o Origin) Fill(tenant, gateway *string) error {
+	if *tenant != "" && *tenant != o.Tenant {
+		return &FieldError{Field: "tenant", Value: *tenant, Want: "the subject's, " + o.Tenant}
+	}
+	if *gateway != "" && *gateway != o.Gateway {
+		return &FieldError{Field: "gateway", Value: *gateway, Want: "the subject's, " + o.Gateway}
+	}
+	*tenant, *gateway = o.Tenant, o.Gateway
+	return nil
+}
+
+// ParseOrigin reads the subject of a check, a report, an outcome or an explain.
+// Its strings share the subject's memory. The error names the part that is
+// wrong.
 func (n Names) ParseOrigin(subject string) (Origin, error) {
 	kind, shard, rest, ours := n.cutShard(subject)
 	tenant, gateway, whole := strings.Cut(rest, ".")
-	if !ours || !whole || kind != "check" && kind != "report" && kind != "explain" {
-		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".<check|report|explain>.<shard>.<tenant>.<gateway>"}
+	if !ours || !whole || kind != "check" && kind != "report" && kind != "outcome" && kind != "explain" {
+		return Origin{}, &FieldError{Field: "subject", Value: subject, Want: n.Prefix + ".<check|report|outcome|explain>.<shard>.<tenant>.<gateway>"}
 	}
 	o, err := parseOrigin(shard, tenant)
 	if err != nil {

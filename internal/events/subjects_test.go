@@ -15,6 +15,9 @@ func TestNames(t *testing.T) {
 	for want, got := range map[string]string{
 		"weir.check.3.acme.edge-1":           n.Check(3, "acme", "edge-1"),
 		"weir.report.0.acme.cli":             n.Report(0, "acme", "cli"),
+		"weir.outcome.2.acme.edge-1":         n.Outcome(2, "acme", "edge-1"),
+		"weir.outcome.2.>":                   n.Outcomes(2),
+		"WEIR_OUTCOMES":                      n.OutcomesStream(),
 		"weir.decision.deny.acme.edge-1":     n.Decision(events.Deny, "acme", "edge-1"),
 		"weir.decision.allow.acme.edge-1":    n.Decision(events.Allow, "acme", "edge-1"),
 		"weir.check.3.>":                     n.Checks(3),
@@ -43,7 +46,7 @@ func TestNames(t *testing.T) {
 func TestParseOrigin(t *testing.T) {
 	n := events.Names{Prefix: "weir"}
 	const (
-		form  = "subject: want weir.<check|report|explain>.<shard>.<tenant>.<gateway>, found "
+		form  = "subject: want weir.<check|report|outcome|explain>.<shard>.<tenant>.<gateway>, found "
 		token = "want 1 to 64 characters of A-Z a-z 0-9 _ -, found "
 	)
 	for _, tt := range []struct{ subject, want string }{
@@ -74,7 +77,7 @@ func TestParseOrigin(t *testing.T) {
 		token := rapid.StringMatching(`[A-Za-z0-9_-]{1,64}`)
 		want := events.Origin{Shard: rapid.IntRange(0, 65535).Draw(t, "shard"), Tenant: token.Draw(t, "tenant"), Gateway: token.Draw(t, "gateway")}
 		n := events.Names{Prefix: token.Draw(t, "prefix")}
-		for _, subject := range []string{n.Check(want.Shard, want.Tenant, want.Gateway), n.Report(want.Shard, want.Tenant, want.Gateway), n.Explain(want.Shard, want.Tenant, want.Gateway)} {
+		for _, subject := range []string{n.Check(want.Shard, want.Tenant, want.Gateway), n.Report(want.Shard, want.Tenant, want.Gateway), n.Outcome(want.Shard, want.Tenant, want.Gateway), n.Explain(want.Shard, want.Tenant, want.Gateway)} {
 			if got, err := n.ParseOrigin(subject); err != nil || got != want {
 				t.Fatalf("%s: %+v, %v; want %+v", subject, got, err, want)
 			}
@@ -92,6 +95,21 @@ func TestParseOrigin(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestFill(t *testing.T) {
+	o := events.Origin{Tenant: "acme", Gateway: "cli"}
+	for _, tt := range []struct{ tenant, gateway, want string }{
+		{"", "", ""},
+		{"acme", "cli", ""},
+		{"globex", "", `tenant: want the subject's, acme, found "globex"`},
+		{"acme", "edge", `gateway: want the subject's, cli, found "edge"`},
+	} {
+		err := o.Fill(&tt.tenant, &tt.gateway)
+		if tt.want == "" && (err != nil || tt.tenant != "acme" || tt.gateway != "cli") || tt.want != "" && (err == nil || err.Error() != tt.want) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
 }
 
 func TestCheckToken(t *testing.T) {

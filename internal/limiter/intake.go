@@ -49,13 +49,9 @@ func (l *Limiter) read(subject string, payload []byte) (events.Request, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Tenant != "" && r.Tenant != origin.Tenant {
-		return r, &events.FieldError{Field: "tenant", Value: r.Tenant, Want: "the subject's, " + origin.Tenant}
+	if err := origin.Fill(&r.Tenant, &r.Gateway); err != nil {
+		return r, err
 	}
-	if r.Gateway != "" && r.Gateway != origin.Gateway {
-		return r, &events.FieldError{Field: "gateway", Value: r.Gateway, Want: "the subject's, " + origin.Gateway}
-	}
-	r.Tenant, r.Gateway = origin.Tenant, origin.Gateway
 	return r, r.Validate()
 }
 
