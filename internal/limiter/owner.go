@@ -137,6 +137,10 @@ func (o *owner) run(ctx context.Context) error {
 	group.Go(func() error { return o.takeReports(inner, from) })
 	group.Go(func() error { return o.commit(writes, stopped) })
 	group.Go(func() error { return o.storeSnapshots(inner, writes) })
+	if o.config.Shard == 0 {
+		made := o.tryOutcomes(inner)
+		group.Go(func() error { return o.keepOutcomes(inner, made) })
+	}
 	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
 		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
 	}
