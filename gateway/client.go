@@ -1,5 +1,5 @@
 // Package gateway asks Weir whether a request may pass, and tells it of
-// requests that nobody waits for.
+// requests that nobody waits for and of what became of those that passed.
 //
 //	nc, err := nats.Connect(nats.DefaultURL)
 //	…
@@ -38,6 +38,9 @@ type (
 	// Request is one API request. Tenant is required. An APIKey is given as it
 	// is and hashed before it travels.
 	Request = events.Request
+	// Outcome is what is known of a request only once it is answered. ID, the
+	// request's, and Tenant are required.
+	Outcome = events.Outcome
 	// Decision is what the limiter says of one request.
 	Decision = events.Decision
 	// Verdict is what became of a request.
@@ -71,9 +74,10 @@ const (
 	// spillSize bounds the requests without a decision that wait to be
 	// reported: at a few hundred bytes each, some megabytes.
 	spillSize = 10_000
-	// maxUnacked bounds the reports that are published and not yet stored.
+	// maxUnacked bounds the reports and outcomes that are published and not yet
+	// stored.
 	maxUnacked = 4096
-	// ackTimeout bounds the wait for one report's acknowledgement: a lost one
+	// ackTimeout bounds the wait for one's acknowledgement: a lost one
 	// must not keep its place among maxUnacked.
 	ackTimeout = 10 * time.Second
 	// drainTimeout bounds how long Close waits for reports.

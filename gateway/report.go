@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -16,7 +17,7 @@ import (
 // maxBatch bounds how many spilled requests are stored in one go.
 const maxBatch = 256
 
-// RequestError says which of several requests is wrong.
+// RequestError says which of several requests, or outcomes of some, is wrong.
 type RequestError struct {
 	Index int   // in the list that was given
 	Err   error // joined *FieldErrors
@@ -32,31 +33,95 @@ func (e *RequestError) Unwrap() error { return e.Err }
 // for each. After any other error some may be stored: reporting all again is
 // safe for requests that have an id.
 func (c *Client) Report(ctx context.Context, requests ...Request) error {
-	prepared := make([]Request, len(requests))
-	var faults []error
-	for i, r := range requests {
-		if err := c.prepare(&r); err != nil {
-			faults = append(faults, &RequestError{Index: i, Err: err})
-		}
-		prepared[i] = r
-	}
-	if err := errors.Join(faults...); err != nil {
+	prepared, err := prepareAll(requests, c.prepare)
+	if err != nil {
 		return err
 	}
-	return c.store(ctx, prepared)
+	return c.report(ctx, prepared)
 }
 
-// store publishes reports and waits until all are acknowledged.
-func (c *Client) store(ctx context.Context, requests []Request) error {
-	acks := make([]jetstream.PubAckFuture, 0, len(requests))
-	for _, r := range requests {
-		ack, err := c.publishReport(ctx, r)
+// Outcome tells Weir what became of requests that were checked. It returns nil
+// once all are stored; each is then written exactly once, and of several for one
+// request the first. One for a request that Weir does not know of is kept for the
+// case that it comes to know.
+//
+// If an outcome is wrong nothing is sent, and the error joins a *RequestError
+// for each. After any other error some may be stored: telling all again is safe.
+func (c *Client) Outcome(ctx context.Context, outcomes ...Outcome) error {
+	prepared, err := prepareAll(outcomes, c.prepareOutcome)
+	if err != nil {
+		return err
+	}
+	return store(ctx, c, prepared, c.outcomeMessage)
+}
+
+func (c *Client) prepareOutcome(o *Outcome) error {
+	o.Gateway = c.config.Name
+	if o.Time.IsZero() {
+		o.Time = time.Now()
+	}
+	return o.Validate()
+}
+
+// prepareAll prepares copies. The error joins a *RequestError for each that is
+// wrong.
+func prepareAll[T any](given []T, prepare func(*T) error) ([]T, error) {
+	prepared := slices.Clone(given)
+	var faults []error
+	for i := range prepared {
+		if err := prepare(&prepared[i]); err != nil {
+			faults = append(faults, &RequestError{Index: i, Err: err})
+		}
+	}
+	return prepared, errors.Join(faults...)
+}
+
+// message is an event as it goes to a stream, which knows it by its id for a
+// while.
+type message struct {
+	subject string
+	id      string
+	payload []byte
+}
+
+// report stores reports.
+func (c *Client) report(ctx context.Context, requests []Request) error {
+	return store(ctx, c, requests, c.reportMessage)
+}
+
+// reportMessage is a report as it travels; tenant and gateway are in the subject.
+func (c *Client) reportMessage(r Request) (message, error) {
+	shard, err := c.shard(r.Tenant)
+	m := message{subject: c.names.Report(shard, r.Tenant, r.Gateway), id: r.Tenant + "/" + r.ID + "/" + string(r.Reason)}
+	r.Tenant, r.Gateway = "", ""
+	m.payload = events.AppendRequest(make([]byte, 0, 256), &r)
+	return m, err
+}
+
+// outcomeMessage is reportMessage for an outcome.
+func (c *Client) outcomeMessage(o Outcome) (message, error) {
+	shard, err := c.shard(o.Tenant)
+	m := message{subject: c.names.Outcome(shard, o.Tenant, o.Gateway), id: o.Tenant + "/" + o.ID}
+	o.Tenant, o.Gateway = "", ""
+	m.payload = events.AppendOutcome(make([]byte, 0, 128), &o)
+	return m, err
+}
+
+// store publishes events and waits until all are acknowledged.
+func store[T any](ctx context.Context, c *Client, list []T, as func(T) (message, error)) error {
+	acks := make([]jetstream.PubAckFuture, 0, len(list))
+	for i := range list {
+		m, err := as(list[i])
 		if err != nil {
-			return fmt.Errorf("report %s of %s: %w", r.ID, r.Tenant, err)
+			return err
+		}
+		ack, err := c.publish(ctx, m)
+		if err != nil {
+			return fmt.Errorf("store %s at %s: %w", m.id, m.subject, err)
 		}
 		acks = append(acks, ack)
 	}
-	for i, ack := range acks {
+	for _, ack := range acks {
 		var err error
 		select {
 		case <-ack.Ok():
@@ -65,24 +130,17 @@ func (c *Client) store(ctx context.Context, requests []Request) error {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		return fmt.Errorf("report %s of %s: %w", requests[i].ID, requests[i].Tenant, err)
+		return fmt.Errorf("store %s at %s: %w", ack.Msg().Header.Get(jetstream.MsgIDHeader), ack.Msg().Subject, err)
 	}
 	return nil
 }
 
-// publishReport sends one report; tenant and gateway are in the subject. When
-// too many are under way it waits for some of them.
-func (c *Client) publishReport(ctx context.Context, r Request) (jetstream.PubAckFuture, error) {
-	shard, err := c.shard(r.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	msg := &nats.Msg{Subject: c.names.Report(shard, r.Tenant, r.Gateway)}
-	id := r.Tenant + "/" + r.ID + "/" + string(r.Reason)
-	r.Tenant, r.Gateway = "", ""
-	msg.Data = events.AppendRequest(make([]byte, 0, 256), &r)
+// publish sends one event. When too many are under way it waits for some of
+// them.
+func (c *Client) publish(ctx context.Context, m message) (jetstream.PubAckFuture, error) {
+	msg := &nats.Msg{Subject: m.subject, Data: m.payload}
 	for {
-		ack, err := c.js.PublishMsgAsync(msg, jetstream.WithMsgID(id))
+		ack, err := c.js.PublishMsgAsync(msg, jetstream.WithMsgID(m.id))
 		if !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
 			return ack, err
 		}
@@ -107,7 +165,7 @@ func (c *Client) reportSpilled() {
 		store := func() error {
 			attempt, done := context.WithTimeout(ctx, drainTimeout)
 			defer done()
-			return c.store(attempt, batch)
+			return c.report(attempt, batch)
 		}
 		again := backoff.NewExponentialBackOff(backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
 		if err := backoff.Retry(store, backoff.WithContext(again, ctx)); err != nil {
