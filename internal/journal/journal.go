@@ -8,7 +8,6 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -34,11 +33,10 @@ const leastDuplicates = 100 * time.Millisecond
 
 // Journal is one shard's stream.
 type Journal struct {
+	Log
 	js      jetstream.JetStream
-	stream  jetstream.Stream
 	subject string
 	config  Config
-	created time.Time
 }
 
 // Create opens a shard's journal and makes or updates its stream.
@@ -64,55 +62,23 @@ func Create(ctx context.Context, js jetstream.JetStream, c Config) (*Journal, er
 	if err != nil {
 		return nil, fmt.Errorf("make stream %s: %w", name, err)
 	}
-	return &Journal{js: js, stream: stream, subject: c.Names.Journal(c.Shard), config: c,
-		created: stream.CachedInfo().Created}, nil
+	return &Journal{Log: newLog(stream), js: js, subject: c.Names.Journal(c.Shard), config: c}, nil
 }
-
-// ErrNone says that the shard has no journal: no limiter has made it yet.
-var ErrNone = errors.New("no journal")
 
 // Open opens a shard's journal as it stands. The error is ErrNone if there is
 // none.
 func Open(ctx context.Context, js jetstream.JetStream, names events.Names, shard int) (*Journal, error) {
-	name := names.JournalStream(shard)
-	stream, err := js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("stream %s: %w", name, ErrNone)
-	}
+	l, err := OpenLog(ctx, js, names.JournalStream(shard))
 	if err != nil {
-		return nil, fmt.Errorf("open stream %s: %w", name, err)
+		return nil, err
 	}
-	info := stream.CachedInfo()
-	return &Journal{js: js, stream: stream, subject: names.Journal(shard),
-		config:  Config{Names: names, Shard: shard, MaxAge: info.Config.MaxAge, MaxBytes: max(info.Config.MaxBytes, 0)},
-		created: info.Created}, nil
+	config := l.stream.CachedInfo().Config
+	return &Journal{Log: *l, js: js, subject: names.Journal(shard),
+		config: Config{Names: names, Shard: shard, MaxAge: config.MaxAge, MaxBytes: max(config.MaxBytes, 0)}}, nil
 }
 
 // Shard returns the journal's shard.
 func (j *Journal) Shard() int { return j.config.Shard }
-
-// Identity tells this stream from another that bore the same name: when it was
-// made, in nanoseconds since 1970.
-func (j *Journal) Identity() int64 { return j.created.UnixNano() }
-
-// Extent is what a journal holds at one moment. Without blocks, Last is still
-// the sequence of the last block there was, and First is Last+1.
-type Extent struct {
-	First, Last uint64    // sequences
-	LastStored  time.Time // when the last block was stored
-	Blocks      uint64
-	Bytes       uint64
-}
-
-// Extent asks the server what the journal holds.
-func (j *Journal) Extent(ctx context.Context) (Extent, error) {
-	info, err := j.stream.Info(ctx)
-	if err != nil {
-		return Extent{}, fmt.Errorf("journal of shard %d: %w", j.config.Shard, err)
-	}
-	s := info.State
-	return Extent{First: s.FirstSeq, Last: s.LastSeq, LastStored: s.LastTime, Blocks: s.Msgs, Bytes: s.Bytes}, nil
-}
 
 // Stored asks the server when a block was stored, to the nanosecond: no other
 // block that bore its sequence, before the journal was restored from a backup or

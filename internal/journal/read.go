@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/weirhq/weir/internal/events"
 )
 
@@ -63,38 +61,18 @@ func (b *Block) Controls(each func(r *events.Record)) {
 	}
 }
 
-// Start is where reading begins: at a sequence or, without one, at the first
-// block stored at a time or later.
-type Start struct {
-	Seq  uint64
-	Time time.Time
-}
-
-// readAhead bounds what a reader holds that nobody has asked for yet.
-const readAhead = 8 << 20 // bytes
-
 // Blocks reads a journal in order. It is for one goroutine.
 type Blocks struct {
-	messages jetstream.MessagesContext
+	messages *Messages
 }
 
 // Blocks begins to read. The caller must Stop it.
 func (j *Journal) Blocks(ctx context.Context, start Start) (*Blocks, error) {
-	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(start.Seq, 1)}
-	if start.Seq == 0 {
-		config = jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start.Time}
-	}
-	// A lost consumer is made again once; the default, for ever, heeds no context.
-	config.MaxResetAttempts = 1
-	consumer, err := j.stream.OrderedConsumer(ctx, config)
+	messages, err := j.Messages(ctx, start)
 	if err != nil {
-		return nil, fmt.Errorf("read journal of shard %d: %w", j.config.Shard, err)
+		return nil, err
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxBytes(readAhead))
-	if err != nil {
-		return nil, fmt.Errorf("read journal of shard %d: %w", j.config.Shard, err)
-	}
-	return &Blocks{messages: messages}, nil
+	return &Blocks{messages}, nil
 }
 
 // ErrForeign says that a message of the journal bears no block's headers: no
@@ -104,40 +82,33 @@ var ErrForeign = errors.New("not a block")
 // Next waits for the next block, until ctx ends. With ErrForeign it returns
 // what is known of the message, and reading can go on.
 func (b *Blocks) Next(ctx context.Context) (Block, error) {
-	msg, err := b.messages.Next(jetstream.NextContext(ctx))
+	m, err := b.messages.Next(ctx)
 	if err != nil {
-		return Block{}, fmt.Errorf("next block: %w", err)
+		return Block{}, err
 	}
-	return newBlock(msg)
+	return m.Block()
 }
 
 // Stop ends reading.
 func (b *Blocks) Stop() { b.messages.Stop() }
 
-func newBlock(msg jetstream.Msg) (Block, error) {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return Block{}, fmt.Errorf("block's metadata: %w", err)
-	}
-	header := msg.Headers()
-	b := Block{
-		Seq:    meta.Sequence.Stream,
-		Stored: meta.Timestamp.UTC().Truncate(time.Microsecond),
-		Owner:  header.Get(headerOwner),
-		Body:   string(msg.Data()),
-	}
-	if b.Count, err = strconv.Atoi(header.Get(headerCount)); err != nil {
+// Block reads a journal's message as a block. With ErrForeign it returns what is
+// known of it.
+func (m *Message) Block() (Block, error) {
+	b := Block{Seq: m.Seq, Stored: m.Stored, Owner: m.Header.Get(headerOwner), Body: string(m.Data)}
+	var err error
+	if b.Count, err = strconv.Atoi(m.Header.Get(headerCount)); err != nil {
 		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerCount, err)
 	}
-	if b.ReportSeq, err = strconv.ParseUint(header.Get(headerReport), 10, 64); err != nil {
+	if b.ReportSeq, err = strconv.ParseUint(m.Header.Get(headerReport), 10, 64); err != nil {
 		return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReport, err)
 	}
-	if text := header.Get(headerReportStream); text != "" {
+	if text := m.Header.Get(headerReportStream); text != "" {
 		if b.Reports, err = strconv.ParseInt(text, 10, 64); err != nil {
 			return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerReportStream, err)
 		}
 	}
-	if text := header.Get(headerOverrides); text != "" {
+	if text := m.Header.Get(headerOverrides); text != "" {
 		if b.Overrides, err = strconv.ParseUint(text, 10, 64); err != nil {
 			return b, fmt.Errorf("message %d: %w: header %s: %w", b.Seq, ErrForeign, headerOverrides, err)
 		}
