@@ -15,12 +15,12 @@ import (
 	"github.com/weirhq/weir/internal/idgen"
 )
 
-// Place is where a record stands in its journal.
+// Place is where a record stands in its journal, or an outcome in its stream.
 type Place struct {
-	Seq    uint64    // the block's
+	Seq    uint64    // the block's, or the outcome's
 	Index  int       // in the block
-	Stored time.Time // when the journal stored the block
-	Line   string    // the record as the journal holds it
+	Stored time.Time // when the journal stored the block, or the stream the outcome
+	Line   string    // the record as the journal holds it, or the outcome as it came
 }
 
 // Gap is where the journal and the rows cannot agree. The meaning of each
@@ -40,13 +40,14 @@ const (
 	GapWentBack = "went back"
 )
 
-// Batch is what one transaction stores: the records of a run of blocks, and
-// the cursor's move past them. Its memory is kept from use to use. It is for
-// one goroutine at a time.
+// Batch is what one transaction stores: the records of a run of blocks, or the
+// outcomes of a run of their stream, and the cursor's move past them. Its memory
+// is kept from use to use. It is for one goroutine at a time.
 type Batch struct {
 	from, to Cursor
-	rows     []byte // as COPY takes them
-	held     int    // bytes of the records' lines
+	rows     []byte // records, as COPY takes them
+	outcomes outcomes
+	held     int // bytes of the records' lines
 	places   []placed
 	dead     []deadLetter
 	gaps     []Gap
@@ -68,7 +69,8 @@ type deadLetter struct {
 func (b *Batch) Reset(from Cursor) {
 	clear(b.places) // they hold on to the blocks' memory
 	clear(b.dead)
-	*b = Batch{from: from, to: from, rows: b.rows[:0], places: b.places[:0], dead: b.dead[:0], gaps: b.gaps[:0], days: b.days[:0]}
+	b.outcomes.reset()
+	*b = Batch{from: from, to: from, rows: b.rows[:0], outcomes: b.outcomes, places: b.places[:0], dead: b.dead[:0], gaps: b.gaps[:0], days: b.days[:0]}
 }
 
 // Add adds a record as a row. The record may be reused afterwards, its memory
@@ -83,7 +85,15 @@ func (b *Batch) Add(id idgen.ID, p Place, r *events.Record) {
 	b.to.Records++
 }
 
-// Bury adds a record as a dead letter.
+// AddOutcome adds an outcome as a row, to a batch of theirs. Its memory must stay.
+func (b *Batch) AddOutcome(p Place, o *events.Outcome) {
+	b.outcomes.add(p.Stored, o)
+	b.places = append(b.places, placed{Place: p})
+	b.held += len(p.Line)
+	b.to.Records++
+}
+
+// Bury adds a record, or an outcome, as a dead letter.
 func (b *Batch) Bury(p Place, why error) {
 	b.dead = append(b.dead, deadLetter{p, why.Error()})
 	b.held += len(p.Line)
@@ -118,7 +128,7 @@ func (b *Batch) Gaps() int { return len(b.gaps) }
 type Stored struct {
 	Rows        int // new ones
 	DeadLetters int // new ones
-	Present     int // rows and dead letters that were there already: the cursor had been moved back
+	Present     int // rows and dead letters that were there already: the cursor had been moved back, or a request has an outcome
 }
 
 // Commit stores the batch in one transaction, all of it or nothing. Rows that
@@ -130,21 +140,21 @@ func (db *DB) Commit(ctx context.Context, b *Batch) (Stored, error) {
 	if err := db.makePartitions(ctx, b.days); err != nil {
 		return Stored{}, err
 	}
-	stored, err := db.commit(ctx, b, copyAll)
+	stored, err := db.commit(ctx, b, storeAll)
 	if faultyData(err) {
-		stored, err = db.commit(ctx, b, copySound)
+		stored, err = db.commit(ctx, b, storeSound)
 	}
 	if lostPartition(err) {
 		db.partitions.forget() // somebody dropped it; the next attempt makes it again
 	}
 	if err != nil {
-		return Stored{}, fmt.Errorf("store blocks %d to %d of shard %d: %w", b.from.LastSeq+1, b.to.LastSeq, b.from.Shard, err)
+		return Stored{}, fmt.Errorf("store %d to %d of %s: %w", b.from.LastSeq+1, b.to.LastSeq, logOf(b.from.Shard), err)
 	}
 	return stored, nil
 }
 
-// copying stores the rows of a batch.
-type copying func(context.Context, pgx.Tx, *Batch) (unstored, error)
+// storing stores the rows of a batch.
+type storing func(context.Context, pgx.Tx, *Batch) (unstored, error)
 
 // unstored are the rows of a batch that were not stored.
 type unstored struct {
@@ -152,7 +162,7 @@ type unstored struct {
 	present int          // a row of the same place is there already
 }
 
-func (db *DB) commit(ctx context.Context, b *Batch, rows copying) (Stored, error) {
+func (db *DB) commit(ctx context.Context, b *Batch, rows storing) (Stored, error) {
 	var stored Stored
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		// First, so that of two writers one waits for the other and stores nothing.
@@ -181,22 +191,24 @@ func (db *DB) commit(ctx context.Context, b *Batch, rows copying) (Stored, error
 	return stored, err
 }
 
-func copyAll(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
-	return unstored{}, b.copy(ctx, tx, 0, len(b.places))
+func storeAll(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
+	present, err := b.store(ctx, tx, 0, len(b.places))
+	return unstored{present: present}, err
 }
 
-// copySound stores what Postgres takes. It finds the rows that it does not take
-// by halving: a bad row costs about two copies of the batch, and all rows bad
-// two commands a row.
-func copySound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
+// storeSound stores what Postgres takes. It finds the rows that it does not take
+// by halving: a bad row costs about two attempts at the batch, and all rows
+// bad two commands a row.
+func storeSound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
 	var not unstored
 	var try func(from, to int) error
 	try = func(from, to int) error {
 		if _, err := tx.Exec(ctx, `SAVEPOINT part`); err != nil {
 			return err
 		}
-		bad := b.copy(ctx, tx, from, to)
+		present, bad := b.store(ctx, tx, from, to)
 		if bad == nil {
+			not.present += present
 			_, err := tx.Exec(ctx, `RELEASE SAVEPOINT part`)
 			return err
 		}
@@ -224,11 +236,20 @@ func copySound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
 	return not, err
 }
 
-// copy stores the rows from one place up to another.
-func (b *Batch) copy(ctx context.Context, tx pgx.Tx, from, to int) error {
-	if from == to {
-		return nil
+// store stores the rows from one place up to another, and tells how many were
+// there already and stay as they are.
+func (b *Batch) store(ctx context.Context, tx pgx.Tx, from, to int) (present int, err error) {
+	switch {
+	case from == to:
+		return 0, nil
+	case b.from.Shard == OutcomesShard:
+		return b.outcomes.insert(ctx, tx, from, to)
 	}
+	return 0, b.copy(ctx, tx, from, to)
+}
+
+// copy stores the rows of records from one place up to another.
+func (b *Batch) copy(ctx context.Context, tx pgx.Tx, from, to int) error {
 	begin := 0
 	if from > 0 {
 		begin = b.places[from-1].end

@@ -82,7 +82,7 @@ func build(q *Query, now time.Time) (*statement, error) {
 		return nil, &QueryError{Errs: b.faults}
 	}
 	var sql strings.Builder
-	sql.WriteString(`SELECT ` + strings.Join(b.outputs, `, `) + ` FROM requests WHERE ` + strings.Join(b.where, ` AND `))
+	sql.WriteString(`SELECT ` + strings.Join(b.outputs, `, `) + ` FROM requests_with_outcomes WHERE ` + strings.Join(b.where, ` AND `))
 	if b.groups > 0 {
 		sql.WriteString(` GROUP BY ` + places(b.groups))
 	}

@@ -33,7 +33,7 @@ func TestBuild(t *testing.T) {
 	const want = `SELECT date_bin(make_interval(secs => $7::float8), ts, '2001-01-01T00:00:00Z'), route, ` +
 		`coalesce(sum(count), 0)::bigint, ` +
 		`coalesce(sum(count) FILTER (WHERE verdict = 'deny'), 0)::float8 / sum(count)::float8, ` +
-		`percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_us) FROM requests ` +
+		`percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_us) FROM requests_with_outcomes ` +
 		`WHERE ts >= $1::timestamptz AND ts < $2::timestamptz AND count > 0 AND tenant = $3::text AND status >= $4::bigint AND ` +
 		`NOT ip <<= $5::inet AND user_id = ANY ($6::text[]) AND rule IS NULL ` +
 		`GROUP BY 1, 2 ORDER BY 3 DESC NULLS LAST, 1, 2 LIMIT $8::bigint`
@@ -93,7 +93,7 @@ func TestWrongQueriesAreNamed(t *testing.T) {
 // ownWords is every text that build may put together: names of columns, and
 // words that stand in this package.
 var ownWords = func() *regexp.Regexp {
-	words := append(columnNames(), `SELECT`, `FROM requests`, `WHERE`, `AND`, `NOT`, `GROUP BY`, `ORDER BY`, `DESC NULLS LAST`, `LIMIT`,
+	words := append(columnNames(), `SELECT`, `FROM requests_with_outcomes`, `WHERE`, `AND`, `NOT`, `GROUP BY`, `ORDER BY`, `DESC NULLS LAST`, `LIMIT`,
 		`IS NULL`, `IS NOT NULL`, `= ANY`, `<<=`, `[=<>]+`, `\$\d+::(text|bigint|boolean|timestamptz|inet|float8)(\[\])?`, `\d+`,
 		`date_bin\(make_interval\(secs => `, `'2001-01-01T00:00:00Z'`, `coalesce\(sum\(count\)`, `FILTER \(WHERE verdict = 'deny'\)`,
 		`::bigint`, `::float8`, `(sum|avg|min|max|percentile_cont)\(`, `0\.(5|9)(0|9)`, `WITHIN GROUP`, `[(),/]`)

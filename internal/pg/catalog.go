@@ -38,7 +38,7 @@ type column struct {
 	kind kind
 }
 
-// catalog lists the columns of requests that queries may name.
+// catalog lists the columns of requests_with_outcomes that queries may name.
 var catalog = []column{
 	{"id", kindID}, {"ts", kindTime}, {"decided_at", kindTime}, {"occurred_at", kindTime},
 	{"request_id", kindText}, {"tenant", kindText}, {"gateway", kindText}, {"identity", kindText},

@@ -9,9 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Cursor tells how far a shard's journal has been stored.
+// Cursor tells how far a shard's journal has been stored, or the stream of
+// outcomes.
 type Cursor struct {
-	Shard      int
+	Shard      int       // or OutcomesShard, and then all of it is about outcomes
 	Stream     int64     // the journal's identity
 	LastSeq    uint64    // last block stored
 	Records    int64     // that became rows or dead letters, ever, each once
@@ -37,7 +38,7 @@ func readCursor(ctx context.Context, q querier, shard int) (Cursor, bool, error)
 		return c, false, nil
 	}
 	if err != nil {
-		return c, false, fmt.Errorf("read cursor of shard %d: %w", shard, err)
+		return c, false, fmt.Errorf("read cursor of %s: %w", logOf(shard), err)
 	}
 	if stored != nil {
 		c.LastStored = stored.UTC()
@@ -56,7 +57,7 @@ func (db *DB) StartCursor(ctx context.Context, shard int, stream int64) error {
 	_, err := db.pool.Exec(ctx, `INSERT INTO writer_cursor (shard, stream, last_seq, records)
 		VALUES ($1, $2, 0, 0) ON CONFLICT DO NOTHING`, shard, stream)
 	if err != nil {
-		return fmt.Errorf("start cursor of shard %d: %w", shard, err)
+		return fmt.Errorf("start cursor of %s: %w", logOf(shard), err)
 	}
 	return nil
 }
