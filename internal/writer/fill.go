@@ -2,7 +2,6 @@ package writer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -14,34 +13,34 @@ import (
 )
 
 // begin returns a batch that follows the cursor and holds no record yet, but
-// the gap there is between the cursor and what the journal holds.
-func (s *shard) begin(ctx context.Context, j *journal.Journal) (*pg.Batch, error) {
+// the gap there is between the cursor and what the stream holds.
+func (s *shard) begin(ctx context.Context, l *journal.Log) (*pg.Batch, error) {
 	cursor, found, err := s.db.Cursor(ctx, s.number)
 	if err == nil && !found {
-		if err = s.db.StartCursor(ctx, s.number, j.Identity()); err == nil {
+		if err = s.db.StartCursor(ctx, s.number, l.Identity()); err == nil {
 			cursor, _, err = s.db.Cursor(ctx, s.number)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	extent, err := j.Extent(ctx)
+	extent, err := l.Extent(ctx)
 	if err != nil {
 		return nil, err
 	}
 	b := new(pg.Batch)
 	b.Reset(cursor)
-	if cursor.Stream != j.Identity() {
+	if cursor.Stream != l.Identity() {
 		b.AddGap(pg.Gap{Stream: cursor.Stream, First: cursor.LastSeq + 1, Reason: pg.GapReplaced, After: cursor.LastStored})
-		b.Advance(j.Identity(), 0, time.Time{})
-	} else if err := goneBack(ctx, j, extent, b); err != nil {
+		b.Advance(l.Identity(), 0, time.Time{})
+	} else if err := goneBack(ctx, l, extent, b); err != nil {
 		return nil, err
 	}
 	skipTo(b, extent.First)
 	return b, nil
 }
 
-// skipTo records the blocks before first, which are gone, as a gap.
+// skipTo records the messages before first, which are gone, as a gap.
 func skipTo(b *pg.Batch, first uint64) {
 	to := b.To()
 	if first <= to.LastSeq+1 {
@@ -51,75 +50,71 @@ func skipTo(b *pg.Batch, first uint64) {
 	b.Advance(to.Stream, first-1, to.LastStored)
 }
 
-// goneBack moves the batch's end back if the journal is an older state of what
-// was stored: the block at the cursor is missing or another one. What was
-// stored after that state stays; blocks that were appended since are new.
-func goneBack(ctx context.Context, j *journal.Journal, extent journal.Extent, b *pg.Batch) error {
+// goneBack moves the batch's end back if the stream is an older state of what
+// was stored: the message at the cursor is missing or another one. What was
+// stored after that state stays; messages that came since are new.
+func goneBack(ctx context.Context, l *journal.Log, extent journal.Extent, b *pg.Batch) error {
 	cursor := b.From()
 	if cursor.LastSeq == 0 || cursor.LastSeq < extent.First {
-		return nil // nothing stored, or the block at the cursor is trimmed
+		return nil // nothing stored, or the message at the cursor is trimmed
 	}
 	if cursor.LastSeq <= extent.Last {
-		at, err := firstBlock(ctx, j, journal.Start{Seq: cursor.LastSeq})
+		at, err := firstMessage(ctx, l, journal.Start{Seq: cursor.LastSeq})
 		if err != nil || at.Stored.Equal(cursor.LastStored) {
 			return err
 		}
 	}
 	next := extent.Last + 1
 	if extent.LastStored.Truncate(time.Microsecond).After(cursor.LastStored) {
-		newer, err := firstBlock(ctx, j, journal.Start{Time: cursor.LastStored.Add(time.Microsecond)})
+		newer, err := firstMessage(ctx, l, journal.Start{Time: cursor.LastStored.Add(time.Microsecond)})
 		if err != nil {
 			return err
 		}
 		next = newer.Seq
 	}
-	var last time.Time // when the last block that both have was stored
+	var last time.Time // when the last message that both have was stored
 	if extent.Blocks > 0 && next > extent.First {
-		block, err := firstBlock(ctx, j, journal.Start{Seq: next - 1})
+		before, err := firstMessage(ctx, l, journal.Start{Seq: next - 1})
 		if err != nil {
 			return err
 		}
-		last = block.Stored
+		last = before.Stored
 	}
 	b.AddGap(pg.Gap{Stream: cursor.Stream, First: next, Last: max(cursor.LastSeq, next), Reason: pg.GapWentBack, After: last, Until: cursor.LastStored})
 	b.Advance(cursor.Stream, next-1, last)
 	return nil
 }
 
-// firstBlock reads one block.
-func firstBlock(ctx context.Context, j *journal.Journal, start journal.Start) (journal.Block, error) {
+// firstMessage reads one message.
+func firstMessage(ctx context.Context, l *journal.Log, start journal.Start) (journal.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	blocks, err := j.Blocks(ctx, start)
+	messages, err := l.Messages(ctx, start)
 	if err != nil {
-		return journal.Block{}, err
+		return journal.Message{}, err
 	}
-	defer blocks.Stop()
-	b, err := blocks.Next(ctx)
-	if errors.Is(err, journal.ErrForeign) {
-		err = nil
-	}
-	return b, err
+	defer messages.Stop()
+	return messages.Next(ctx)
 }
 
-// add puts a block's records into the batch: a row each, or a dead letter if
+// addBlock puts a block's records into the batch: a row each, or a dead letter if
 // it cannot be one.
-func (s *shard) add(b *pg.Batch, m *message) {
+func (s *shard) addBlock(b *pg.Batch, m *journal.Message) {
 	skipTo(b, m.Seq)
-	lines := strings.Count(m.Body, "\n")
-	if m.Body != "" && !strings.HasSuffix(m.Body, "\n") {
+	block, fault := m.Block()
+	lines := strings.Count(block.Body, "\n")
+	if block.Body != "" && !strings.HasSuffix(block.Body, "\n") {
 		lines++
 	}
-	fault := m.fault
-	if fault == nil && lines != m.Count {
-		fault = fmt.Errorf("the block's header says %d records, found %d", m.Count, lines)
+	if fault == nil && lines != block.Count {
+		fault = fmt.Errorf("the block's header says %d records, found %d", block.Count, lines)
 	}
 	place := pg.Place{Seq: m.Seq, Stored: m.Stored}
 	if fault != nil && lines == 0 {
 		b.Bury(place, fault)
 	}
 	var r events.Record
-	for line := range strings.Lines(m.Body) {
+	for line := range strings.Lines(block.Body) {
 		place.Line = strings.TrimSuffix(line, "\n")
 		if err := s.addRecord(b, place, &r, fault); err != nil {
 			b.Bury(place, err)
@@ -146,4 +141,34 @@ func (s *shard) addRecord(b *pg.Batch, p pg.Place, r *events.Record, fault error
 	}
 	b.Add(id, p, r)
 	return nil
+}
+
+// addOutcome puts an outcome into the batch: a row, or a dead letter if it cannot
+// be one.
+func (s *shard) addOutcome(b *pg.Batch, m *journal.Message) {
+	skipTo(b, m.Seq)
+	place := pg.Place{Seq: m.Seq, Stored: m.Stored, Line: string(m.Data)}
+	if o, err := s.readOutcome(m); err != nil {
+		b.Bury(place, fmt.Errorf("%s: %w", m.Subject, err))
+	} else {
+		b.AddOutcome(place, &o)
+	}
+	b.Advance(b.To().Stream, m.Seq, m.Stored)
+}
+
+// readOutcome decodes and validates an outcome. Tenant and gateway are its
+// subject's.
+func (s *shard) readOutcome(m *journal.Message) (events.Outcome, error) {
+	origin, err := s.config.Names.ParseOrigin(m.Subject)
+	if err != nil {
+		return events.Outcome{}, err
+	}
+	o, err := events.DecodeOutcome(m.Data, false)
+	if err != nil {
+		return o, fmt.Errorf("not an outcome: %w", err)
+	}
+	if err := origin.Fill(&o.Tenant, &o.Gateway); err != nil {
+		return o, err
+	}
+	return o, o.Validate()
 }

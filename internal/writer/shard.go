@@ -18,14 +18,16 @@ import (
 var (
 	// errMoved says that another writer stores the shard.
 	errMoved = errors.New("another writer has moved the cursor")
-	// errChanged says that the journal is not the one that reading began with.
-	errChanged = errors.New("the journal was replaced or went back")
+	// errChanged says that the stream is not the one that reading began with.
+	errChanged = errors.New("the stream was replaced or went back")
 )
 
-// shard writes one shard.
+// shard writes one shard's journal, or the outcomes of all.
 type shard struct {
 	*Writer
-	number   int
+	number   int                               // or pg.OutcomesShard
+	stream   string                            // that holds the journal, or outcomes
+	add      func(*pg.Batch, *journal.Message) // puts what the stream holds into a batch
 	log      *zap.Logger
 	metrics  shardMetrics
 	retry    *backoff.ExponentialBackOff
@@ -34,7 +36,15 @@ type shard struct {
 }
 
 func newShard(w *Writer, number int) *shard {
-	return &shard{Writer: w, number: number, log: w.log.With(zap.Int("shard", number)), metrics: w.metrics.shard(number), retry: newBackOff()}
+	s := &shard{Writer: w, number: number, stream: w.config.Names.JournalStream(number), log: w.log.With(zap.Int("shard", number)), metrics: w.metrics.shard(number), retry: newBackOff()}
+	s.add = s.addBlock
+	return s
+}
+
+func newOutcomes(w *Writer) *shard {
+	s := &shard{Writer: w, number: pg.OutcomesShard, stream: w.config.Names.OutcomesStream(), log: w.log.Named("outcomes"), metrics: w.metrics.ofOutcomes(), retry: newBackOff()}
+	s.add = s.addOutcome
+	return s
 }
 
 // run writes until ctx ends.
@@ -49,10 +59,10 @@ func (s *shard) run(ctx context.Context) {
 		case errors.Is(err, errMoved):
 			s.standBy(ctx)
 		case errors.Is(err, errChanged):
-			s.log.Warn("journal changed, reading it anew")
+			s.log.Warn("stream changed, reading it anew", zap.String("stream", s.stream))
 		case errors.Is(err, journal.ErrNone):
 			if !waiting {
-				s.log.Info("waiting for a limiter to make the journal")
+				s.log.Info("waiting for a limiter to make the stream", zap.String("stream", s.stream))
 			}
 			waiting = true
 			sleep(ctx, s.retry.NextBackOff())
@@ -126,61 +136,55 @@ func (s *shard) standBy(ctx context.Context) {
 	}
 }
 
-// session reads the journal from the cursor and stores it until ctx ends or
+// session reads the stream from the cursor and stores it until ctx ends or
 // something is not as it was.
 func (s *shard) session(ctx context.Context) error {
-	j, err := journal.Open(ctx, s.js, s.config.Names, s.number)
+	l, err := journal.OpenLog(ctx, s.js, s.stream)
 	if err != nil {
 		return err
 	}
-	first, err := s.begin(ctx, j)
+	first, err := s.begin(ctx, l)
 	if err != nil {
 		return err
 	}
 	start := first.To()
 	s.position.Store(&start)
-	blocks, err := j.Blocks(ctx, journal.Start{Seq: start.LastSeq + 1})
+	messages, err := l.Messages(ctx, journal.Start{Seq: start.LastSeq + 1})
 	if err != nil {
 		return err
 	}
-	defer blocks.Stop()
-	s.log.Info("writing", zap.Uint64("from_block", start.LastSeq+1))
+	defer messages.Stop()
+	s.log.Info("writing", zap.String("stream", s.stream), zap.Uint64("from", start.LastSeq+1))
 
-	read := make(chan message)
+	read := make(chan journal.Message)
 	full := make(chan *pg.Batch)
 	free := make(chan *pg.Batch, 1) // the batch that is not filling, once it is stored
 	free <- new(pg.Batch)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return readBlocks(ctx, blocks, read) })
+	g.Go(func() error { return readMessages(ctx, messages, read) })
 	g.Go(func() error { return s.fill(ctx, first, read, full, free) })
 	g.Go(func() error { return s.store(ctx, full, free) })
-	g.Go(func() error { return s.watch(ctx, j.Identity()) })
+	g.Go(func() error { return s.watch(ctx, l.Identity()) })
 	return g.Wait()
 }
 
-// message is a block, or with an error what else was in the journal.
-type message struct {
-	journal.Block
-	fault error
-}
-
-func readBlocks(ctx context.Context, blocks *journal.Blocks, read chan<- message) error {
+func readMessages(ctx context.Context, messages *journal.Messages, read chan<- journal.Message) error {
 	for {
-		b, err := blocks.Next(ctx)
-		if err != nil && !errors.Is(err, journal.ErrForeign) {
+		m, err := messages.Next(ctx)
+		if err != nil {
 			return err
 		}
 		select {
-		case read <- message{b, err}:
+		case read <- m:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// fill puts blocks into batches. A batch is handed over when the last one is
+// fill puts messages into batches. A batch is handed over when the last one is
 // stored; until then it grows, up to its bounds.
-func (s *shard) fill(ctx context.Context, b *pg.Batch, read <-chan message, full chan<- *pg.Batch, free <-chan *pg.Batch) error {
+func (s *shard) fill(ctx context.Context, b *pg.Batch, read <-chan journal.Message, full chan<- *pg.Batch, free <-chan *pg.Batch) error {
 	for {
 		out, in := full, read
 		if b.To() == b.From() {
@@ -268,8 +272,9 @@ func (s *shard) stored(b *pg.Batch, stored pg.Stored) {
 	s.Writer.metrics.batchRows.Observe(float64(b.Len()))
 	s.metrics.rows.Add(float64(stored.Rows))
 	s.metrics.deadLetters.Add(float64(stored.DeadLetters))
+	s.metrics.present.Add(float64(stored.Present))
 	s.metrics.gaps.Add(float64(b.Gaps()))
-	if stored.Present > 0 {
+	if stored.Present > 0 && s.number != pg.OutcomesShard { // gateways tell some again
 		s.log.Warn("some records were stored already", zap.Int("records", stored.Present), zap.Uint64("up_to_block", to.LastSeq))
 	}
 	if stored.DeadLetters > 0 || b.Gaps() > 0 {
@@ -277,18 +282,18 @@ func (s *shard) stored(b *pg.Batch, stored pg.Stored) {
 	}
 }
 
-// watch looks at the journal's end: how far it is ahead, and whether it is
-// still the journal that is being read.
+// watch looks at the stream's end: how far it is ahead, and whether it is still
+// the stream that is being read.
 func (s *shard) watch(ctx context.Context, stream int64) error {
 	for {
-		position := s.position.Load() // before the journal, which only grows
-		j, err := journal.Open(ctx, s.js, s.config.Names, s.number)
+		position := s.position.Load() // before the stream's end, which only grows
+		l, err := journal.OpenLog(ctx, s.js, s.stream)
 		if errors.Is(err, journal.ErrNone) {
 			return errChanged
 		}
 		if err == nil {
-			extent, err := j.Extent(ctx)
-			if err == nil && (j.Identity() != stream || extent.Last < position.LastSeq) {
+			extent, err := l.Extent(ctx)
+			if err == nil && (l.Identity() != stream || extent.Last < position.LastSeq) {
 				return errChanged
 			}
 			if err == nil {

@@ -1,5 +1,6 @@
 // Package writer copies the journal into Postgres: every record is one row or
-// one dead letter, through kills, lost connections and second writers.
+// one dead letter, through kills, lost connections and second writers. The
+// outcomes of requests go the same way, from a stream that all shards share.
 //
 // Rows, dead letters, gaps and the cursor's move are one transaction, so a
 // batch is in or not. While one batch commits the next one fills: a batch is
@@ -89,7 +90,7 @@ type Parts struct {
 	Metrics   *prometheus.Registry
 }
 
-// Writer writes all shards.
+// Writer writes all shards, and the outcomes of their requests.
 type Writer struct {
 	config   Config
 	db       *pg.DB
@@ -123,8 +124,11 @@ func (w *Writer) Run(ctx context.Context) error {
 		return err
 	}
 	var g errgroup.Group
+	all := []*shard{newOutcomes(w)}
 	for number := range n {
-		s := newShard(w, number)
+		all = append(all, newShard(w, number))
+	}
+	for _, s := range all {
 		g.Go(func() error {
 			s.run(ctx)
 			return nil
