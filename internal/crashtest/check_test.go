@@ -3,9 +3,11 @@ package crashtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/weirhq/weir/gateway"
@@ -40,11 +42,12 @@ func (s *system) check(l *load) {
 		}
 		s.recorded(j, decided, timedOut)
 	}
-	if s.postgres != "" {
-		s.audit(js)
-	}
 	l.mu.Lock() // of a straggler that observes
 	defer l.mu.Unlock()
+	if s.postgres != "" {
+		s.audit(js)
+		s.checkOutcomes(l, js)
+	}
 	for id, d := range l.decided {
 		s.holds(l, decided[id], string(events.AppendDecision(nil, &d)))
 	}
@@ -78,6 +81,51 @@ func (s *system) check(l *load) {
 	}
 	s.Logf("%d decided, %d without a decision in time, %d reported, %d seen as degraded, %d faults",
 		len(l.decided), len(l.timedOut), len(l.reported), degraded, l.faults.Load())
+}
+
+// checkOutcomes finds each outcome that was told once in Postgres, and joined to
+// its request.
+func (s *system) checkOutcomes(l *load, js jetstream.JetStream) {
+	s.Helper()
+	stream, err := js.Stream(s.Context(), names.OutcomesStream())
+	if err != nil {
+		s.Fatal(err)
+	}
+	last := stream.CachedInfo().State.LastSeq
+	testenv.Eventually(s.T, patience, func() error {
+		var at uint64
+		err := s.conn.QueryRow(s.Context(), `SELECT last_seq FROM writer_cursor WHERE shard = $1`, pg.OutcomesShard).Scan(&at)
+		if err == nil && at < last {
+			err = fmt.Errorf("%d outcomes of %d", at, last)
+		}
+		return err
+	})
+	rows, err := s.conn.Query(s.Context(), `SELECT tenant, request_id, latency_us FROM outcomes`)
+	if err != nil {
+		s.Fatal(err)
+	}
+	stored, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o gateway.Outcome, err error) {
+		return o, row.Scan(&o.Tenant, &o.ID, &o.LatencyUS)
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, o := range stored {
+		if told, ok := l.told[o.ID]; !ok || o.Tenant != told.Tenant || o.LatencyUS != told.LatencyUS {
+			l.wrong("outcome %+v is stored, want %+v", o, told)
+		}
+	}
+	if len(stored) != len(l.told) {
+		l.wrong("%d outcomes were told, and %d are stored", len(l.told), len(stored))
+	}
+	var letters, gaps, bare int
+	err = s.conn.QueryRow(s.Context(), `SELECT (SELECT count(*) FROM dead_letters WHERE shard = $1), (SELECT count(*) FROM gaps WHERE shard = $1),
+		(SELECT count(*) FROM requests_with_outcomes WHERE request_id = ANY ($2) AND latency_us IS NULL)`,
+		pg.OutcomesShard, slices.Collect(maps.Keys(l.told))).Scan(&letters, &gaps, &bare)
+	if err != nil || letters != 0 || gaps != 0 || bare != 0 {
+		l.wrong("of outcomes %d are dead letters, %d in gaps, and %d requests are without theirs, %v", letters, gaps, bare, err)
+	}
+	s.Logf("%d outcomes", len(stored))
 }
 
 const degradedMark = `,"degraded":true`

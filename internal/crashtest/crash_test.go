@@ -50,8 +50,8 @@ func TestWriterIsKilled(t *testing.T) {
 		l.awaitAnswers(answersBetween)
 		s.awaitRows(s.rows() + answersBetween) // it is at work
 		release := func() {}
-		if n > 0 { // at first at whatever moment, then in the midst of a transaction
-			release = s.holdCopy()
+		if n > 0 { // at first at whatever moment, then in the midst of transactions
+			release = s.hold([]string{"requests", "outcomes"}[n%2])
 		}
 		writer.Kill()
 		writer = s.writer()

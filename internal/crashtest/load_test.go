@@ -19,6 +19,8 @@ const (
 	askers = 32
 	// reportsAtOnce are acknowledged together.
 	reportsAtOnce = 20
+	// maxAnswered bounds the outcomes that are told together.
+	maxAnswered = 20
 	// reportEvery leaves something of a small machine to what is tested.
 	reportEvery = 10 * time.Millisecond
 	// checkTimeout is long enough for a busy machine, and far shorter than a
@@ -52,6 +54,8 @@ type load struct {
 	decided  map[string]gateway.Decision // checks that were answered
 	timedOut map[string]bool             // checks that had to do without, at least once
 	reported map[string]bool             // reports that were acknowledged
+	answered []gateway.Request           // checks whose outcomes are told next, maxAnswered at most
+	told     map[string]gateway.Outcome  // outcomes that were acknowledged
 	seen     map[sight]map[string]bool   // decisions that went over the wire, as they did
 	newest   map[string]time.Time        // when a tenant's check was answered last
 }
@@ -72,7 +76,7 @@ func (s *system) load() *load {
 		s.Fatal(err)
 	}
 	l := &load{t: s.T, client: client, decided: map[string]gateway.Decision{}, timedOut: map[string]bool{},
-		reported: map[string]bool{}, seen: map[sight]map[string]bool{}, newest: map[string]time.Time{}}
+		reported: map[string]bool{}, told: map[string]gateway.Outcome{}, seen: map[sight]map[string]bool{}, newest: map[string]time.Time{}}
 	observer := testenv.Connect(s.T, s.nats)
 	if l.watch, err = observer.Subscribe(names.AllDecisions(), l.observe); err != nil {
 		s.Fatal(err)
@@ -150,6 +154,9 @@ func (l *load) askAbout(ctx context.Context, r gateway.Request) bool {
 		}
 		l.decided[r.ID] = d
 		l.newest[r.Tenant] = time.Now()
+		if len(l.answered) < maxAnswered {
+			l.answered = append(l.answered, r)
+		}
 		l.mu.Unlock()
 		l.answers.Add(1)
 		if !d.Degraded {
@@ -163,6 +170,8 @@ func (l *load) askAbout(ctx context.Context, r gateway.Request) bool {
 // forget has the load ask no more about what it has decisions of.
 func (l *load) forget() { l.epoch.Add(1) }
 
+// report reports, and tells outcomes: of checks that were answered, of requests
+// that are reported only then, and of some that nobody will ever hear of.
 func (l *load) report(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
@@ -172,13 +181,25 @@ func (l *load) report(ctx context.Context) {
 			batch[i] = request(reportPrefix, n)
 			n++
 		}
-		deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-		err := backoff.Retry(func() error {
-			return l.client.Report(deadline, batch...)
-		}, backoff.WithContext(backoff.NewConstantBackOff(checkTimeout), deadline))
-		cancel()
-		if err != nil {
-			l.t.Error(err) // the broker is never away for so long
+		l.mu.Lock()
+		of := append(l.answered, request("unknown-", n))
+		l.answered = nil
+		l.mu.Unlock()
+		outcomes := make([]gateway.Outcome, 0, len(of)+len(batch))
+		for _, r := range append(of, batch...) {
+			outcomes = append(outcomes, gateway.Outcome{ID: r.ID, Tenant: r.Tenant, Status: 200, LatencyUS: int64(n)})
+		}
+		if !l.send(ctx, func(ctx context.Context) error { return l.client.Outcome(ctx, outcomes...) }) {
+			return
+		}
+		l.mu.Lock()
+		for _, o := range outcomes {
+			if _, again := l.told[o.ID]; !again { // the first one counts
+				l.told[o.ID] = o
+			}
+		}
+		l.mu.Unlock()
+		if !l.send(ctx, func(ctx context.Context) error { return l.client.Report(ctx, batch...) }) {
 			return
 		}
 		l.mu.Lock()
@@ -187,6 +208,17 @@ func (l *load) report(ctx context.Context) {
 		}
 		l.mu.Unlock()
 	}
+}
+
+// send tries until all is acknowledged.
+func (l *load) send(ctx context.Context, all func(context.Context) error) bool {
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	err := backoff.Retry(func() error { return all(deadline) }, backoff.WithContext(backoff.NewConstantBackOff(checkTimeout), deadline))
+	if err != nil {
+		l.t.Error(err) // the broker is never away for so long
+	}
+	return err == nil
 }
 
 // observe keeps every decision that goes by.

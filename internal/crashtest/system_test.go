@@ -62,7 +62,7 @@ func (s *system) writer() *testenv.Process {
 
 // rows counts the records that are stored; there may be no tables yet.
 func (s *system) rows() (n int64) {
-	err := s.conn.QueryRow(s.Context(), `SELECT coalesce(sum(records), 0)::bigint FROM writer_cursor`).Scan(&n)
+	err := s.conn.QueryRow(s.Context(), `SELECT coalesce(sum(records), 0)::bigint FROM writer_cursor WHERE shard >= 0`).Scan(&n)
 	if err != nil {
 		return 0
 	}
@@ -79,24 +79,24 @@ func (s *system) awaitRows(n int64) {
 	})
 }
 
-// holdCopy returns once the writer's transaction waits to store its rows, and
-// keeps it waiting until released.
-func (s *system) holdCopy() (release func()) {
+// hold returns once a transaction of the writer's waits to store its rows in a
+// table, and keeps it waiting until released.
+func (s *system) hold(table string) (release func()) {
 	s.Helper()
 	conn, err := pgx.Connect(s.Context(), s.postgres)
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { _ = conn.Close(context.Background()) })
-	if _, err := conn.Exec(s.Context(), `BEGIN; LOCK TABLE requests IN SHARE MODE`); err != nil {
+	if _, err := conn.Exec(s.Context(), `BEGIN; LOCK TABLE `+table+` IN SHARE MODE`); err != nil {
 		s.Fatal(err)
 	}
 	testenv.Eventually(s.T, patience, func() error {
 		var waits bool
 		err := s.conn.QueryRow(s.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
-			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'COPY requests%')`).Scan(&waits)
+			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query ~ ('^(COPY|INSERT INTO) ' || $1))`, table).Scan(&waits)
 		if err == nil && !waits {
-			err = errors.New("the writer does not copy")
+			err = errors.New("the writer does not wait")
 		}
 		return err
 	})
