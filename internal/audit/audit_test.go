@@ -298,6 +298,20 @@ func TestChangesByHandAreNamed(t *testing.T) {
 	e.finds(0, `but the cursor has counted`, `records up to the cursor, which has counted`)
 }
 
+// Outcomes are no records of a journal: neither what became of them nor how far
+// they are written has a say.
+func TestOutcomesAreNoRecords(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.traffic(newLimiter(), 5)
+	e.finds(time.Minute)
+	e.exec(`INSERT INTO outcomes SELECT tenant, request_id, 'g', ts, NULL, 500 FROM requests`)
+	e.exec(`INSERT INTO dead_letters SELECT $1, stream, 1, 0, now(), 'x', 'y' FROM writer_cursor`, pg.OutcomesShard)
+	e.exec(`INSERT INTO gaps (shard, stream, first_seq, last_seq, reason) SELECT $1, stream, 2, 9, 'trimmed' FROM writer_cursor`, pg.OutcomesShard)
+	e.exec(`INSERT INTO writer_cursor (shard, stream, last_seq, records) SELECT $1, stream, 10, 7 FROM writer_cursor`, pg.OutcomesShard)
+	e.finds(0)
+}
+
 func TestALagIsTold(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
