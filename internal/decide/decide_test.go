@@ -104,8 +104,13 @@ func TestTheRuleThatBinds(t *testing.T) {
 	}
 	check(d, 10*time.Second, get)
 	check(d, 10*time.Second, get) // five in the minute
-	if dec := check(d, 11*time.Second, get).Decision; dec.Rule != "steady" || dec.RetryAfterMS != 49_000 {
-		t.Errorf("both without room or steady alone: %+v, want steady, which takes longer", dec)
+	if dec := check(d, 11*time.Second, get).Decision; dec.Rule != "steady" || dec.RetryAfterMS != 49_000 || dec.Violated != nil {
+		t.Errorf("steady without room: %+v", dec)
+	}
+	two := get
+	two.Cost = 2
+	if dec := check(d, 11*time.Second, two).Decision; dec.Rule != "steady" || !slices.Equal(dec.Violated, []string{"burst", "steady"}) {
+		t.Errorf("both without room: %+v, want both named, and steady, which takes longer, as the one that binds", dec)
 	}
 	heavy := events.Request{User: "7", Method: "GET", Cost: 4}
 	if dec := check(d, 11*time.Second, heavy).Decision; dec.Verdict != events.Deny || dec.RetryAfterMS != 0 || dec.Rule != "burst" {

@@ -77,10 +77,18 @@ func (it *item) wordBound() {
 	dec.Limit, dec.WindowMS = c.Limit, c.Window.Milliseconds()
 	dec.Remaining, dec.ResetMS = c.Remaining, ceilMS(c.Reset)
 	dec.Cost = c.Cost
-	wait := c.RetryAfter
+	wait, violated := c.RetryAfter, 0
 	for i := range it.enforced { // one that had room may be full by now, of denied requests
 		if wait != window.Never {
 			wait = max(wait, it.asked[i].RetryAfter)
+		}
+		if !it.asked[i].Fits {
+			violated++
+		}
+	}
+	for i := range it.enforced {
+		if violated > 1 && !it.asked[i].Fits {
+			dec.Violated = append(dec.Violated, it.charges[i].Rule.Name)
 		}
 	}
 	dec.RetryAfterMS = ceilMS(wait)

@@ -112,6 +112,12 @@ func (p *scanner) rare(field string, into any) error {
 	return nil
 }
 
+// texts reads a list of strings that few decisions have.
+func (p *scanner) texts(field string) (list []string, err error) {
+	err = p.rare(field, &list)
+	return list, err
+}
+
 // printable makes what others say of a value fit to be shown: they quote it.
 func printable(text string) string {
 	text = strings.Map(func(r rune) rune {
@@ -268,10 +274,10 @@ func (p *scanner) decision(d *Decision) error {
 			d.RetryAfterMS, err = p.integer(key, 0, most)
 		case "cost":
 			d.Cost, err = p.integer(key, 0, most)
+		case "violated":
+			d.Violated, err = p.texts(key)
 		case "shadow":
-			var shadow []string // d itself need not be on the heap
-			err = p.rare(key, &shadow)
-			d.Shadow = shadow
+			d.Shadow, err = p.texts(key)
 		case "policy":
 			var revision int64
 			revision, err = p.integer(key, 0, most)

@@ -30,6 +30,21 @@ func (o *object) text(name, value string) {
 	}
 }
 
+func (o *object) texts(name string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	o.name(name)
+	o.dst = append(o.dst, '[')
+	for i, value := range values {
+		if i > 0 {
+			o.dst = append(o.dst, ',')
+		}
+		o.dst = appendText(o.dst, value)
+	}
+	o.dst = append(o.dst, ']')
+}
+
 func (o *object) number(name string, value int64) {
 	if value != 0 {
 		o.always(name, value)
@@ -152,17 +167,8 @@ func (o *object) decision(d *Decision) {
 		o.number("retry_after_ms", d.RetryAfterMS)
 	}
 	o.always("cost", d.Cost)
-	if len(d.Shadow) > 0 {
-		o.name("shadow")
-		o.dst = append(o.dst, '[')
-		for i, rule := range d.Shadow {
-			if i > 0 {
-				o.dst = append(o.dst, ',')
-			}
-			o.dst = appendText(o.dst, rule)
-		}
-		o.dst = append(o.dst, ']')
-	}
+	o.texts("violated", d.Violated)
+	o.texts("shadow", d.Shadow)
 	o.always("policy", int64(d.Policy))
 	o.flag("degraded", d.Degraded)
 	o.instant("decided_at", d.DecidedAt)

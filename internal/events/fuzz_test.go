@@ -133,6 +133,9 @@ func kept(d events.Decision) events.Decision {
 	if d.Rule == "" {
 		d.Key, d.Limit, d.WindowMS, d.Remaining, d.ResetMS, d.RetryAfterMS = "", 0, 0, 0, 0, 0
 	}
+	if len(d.Violated) == 0 {
+		d.Violated = nil
+	}
 	if len(d.Shadow) == 0 {
 		d.Shadow = nil
 	}

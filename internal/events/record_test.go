@@ -17,6 +17,7 @@ func records() []events.Record {
 	d := decision()
 	bare := events.Decision{ID: d.ID, Verdict: events.Allow, Reason: events.ReasonNoRule, Cost: 1, Degraded: true, DecidedAt: at}
 	shadowed := d
+	shadowed.Violated = []string{"per-minute", "per-day"}
 	shadowed.Shadow = []string{"a", `"b"`}
 	return []events.Record{
 		{Request: request(), Decision: d},
@@ -43,7 +44,7 @@ func TestAppendRecord(t *testing.T) {
 	want := []string{
 		`{` + request + `,"decision":{` + bound + `"policy":3,"decided_at":"2026-11-23T14:32:25.234567Z"}}`,
 		`{` + request + `,"decision":{"verdict":"allow","reason":"no_rule","cost":1,"policy":0,"degraded":true,"decided_at":"2026-11-23T14:32:25.234567Z"}}`,
-		`{` + request + `,"decision":{` + bound + `"shadow":["a","\"b\""],"policy":3,"decided_at":"2026-11-23T14:32:25.234567Z"},` +
+		`{` + request + `,"decision":{` + bound + `"violated":["per-minute","per-day"],"shadow":["a","\"b\""],"policy":3,"decided_at":"2026-11-23T14:32:25.234567Z"},` +
 			`"rules":[{"rule":"per-minute","key":"42","limit":256,"window_ms":60000,"cost":2,"remaining":0,"retry_after_ms":6999,"denied":true},` +
 			`{"rule":"per-route","key":"[\"42\",\"/<é>\"]","limit":10,"window_ms":1000,"cost":2,"remaining":8,"charged":true,"buckets":60},` +
 			`{"rule":"a","key":"42","limit":1,"window_ms":1000,"cost":2,"remaining":0,"denied":true,"mode":"shadow"}]}`,
@@ -166,6 +167,7 @@ func TestValidRecordsRoundTrip(t *testing.T) {
 				ResetMS:      count.Draw(rt, "reset"),
 				RetryAfterMS: count.Draw(rt, "retry"),
 				Cost:         count.Draw(rt, "cost"),
+				Violated:     rapid.SliceOf(text).Draw(rt, "violated"),
 				Shadow:       rapid.SliceOf(text).Draw(rt, "shadow"),
 				Policy:       uint64(count.Draw(rt, "policy")),
 				Degraded:     rapid.Bool().Draw(rt, "degraded"),

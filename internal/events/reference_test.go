@@ -123,7 +123,7 @@ func referenceDecision(dec *json.Decoder) (d events.Decision, err error) {
 		into, known := map[string]any{
 			"id": &d.ID, "verdict": &d.Verdict, "reason": &d.Reason, "rule": &d.Rule, "key": &d.Key,
 			"limit": &d.Limit, "window_ms": &d.WindowMS, "remaining": &d.Remaining, "reset_ms": &d.ResetMS,
-			"retry_after_ms": &d.RetryAfterMS, "cost": &d.Cost, "shadow": &d.Shadow, "policy": &d.Policy,
+			"retry_after_ms": &d.RetryAfterMS, "cost": &d.Cost, "violated": &d.Violated, "shadow": &d.Shadow, "policy": &d.Policy,
 			"degraded": &d.Degraded, "decided_at": &d.DecidedAt,
 		}[key]
 		if !known {

@@ -125,6 +125,7 @@ type Decision struct {
 	ResetMS      int64     // until the oldest admission leaves the window, milliseconds rounded up
 	RetryAfterMS int64     // shortest wait after which it would pass, rounded up; 0 when allowed, or when it can never pass
 	Cost         int64     // units charged, or asked for when denied
+	Violated     []string  // every enforced rule without room, if that is more than Rule
 	Shadow       []string  // shadow rules that would have denied, had they been enforced alone
 	Policy       uint64    // revision decided under; 0 is the built-in default
 	Degraded     bool      // given before the journal had it
