@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/serve"
@@ -28,6 +29,7 @@ type flags struct {
 	Timeout  time.Duration    `help:"How long a check waits for its decision; default: as the policy says." env:"WEIR_TIMEOUT"`
 	OnError  *gateway.Verdict `help:"What becomes of a check without a decision, allow or deny, if no rule of the policy says; default: as its defaults say." enum:"allow,deny" env:"WEIR_ON_ERROR"`
 	Strict   bool             `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
+	Headers  answer.Headers   `help:"Headers that tell of a limit: x-ratelimit, ietf, both, or none." default:"x-ratelimit,ietf" env:"WEIR_HEADERS"`
 	Proxies  string           `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
 }
 
@@ -71,7 +73,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	edge := ingest.New(ingest.Config{Strict: f.Strict, Proxies: proxies}, client, nc.IsConnected, registry, log)
+	edge := ingest.New(ingest.Config{Strict: f.Strict, Headers: f.Headers, Proxies: proxies}, client, nc.IsConnected, registry, log)
 
 	err = serve.Run(ctx, listener, edge.Handler(), log.Named("ingest"))
 	err = errors.Join(err, client.Close()) // reports what had no decision

@@ -88,6 +88,7 @@ func TestFaultsAreNamed(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--http-addr :0", "--insecure"},
 		{"--on-error maybe", `--on-error must be one of "allow","deny" but got "maybe"`},
+		{"--headers all", "--headers: headers: want x-ratelimit, ietf"},
 		{"--trusted-proxies some", "--trusted-proxies: proxies: want"},
 		{"--http-addr 127.0.0.1:0 --nats ftp://x", "NATS URL"},
 		{"--http-addr 127.0.0.1:0 --gateway a.b --shards 101 --nats " + url, "name: want 1 to 64 characters"},

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/embedded"
 	"github.com/weirhq/weir/internal/ingest"
@@ -32,22 +33,23 @@ import (
 )
 
 type upCommand struct {
-	Data          string `help:"Directory of everything that is stored." default:".weir" env:"WEIR_DATA" type:"path"`
-	Policy        string `help:"Policy file to apply; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
-	Shards        int    `help:"Number of shards, which the first start says for good; default: what the system has, 1 if it is new." env:"WEIR_SHARDS"`
-	ReadyFile     string `help:"File that gets the addresses, as JSON, once everything serves." env:"WEIR_READY_FILE" type:"path"`
-	NATS          string `help:"URL of a NATS server with JetStream to use instead of the embedded one." env:"WEIR_NATS" name:"nats"`
-	Postgres      string `help:"URL of a Postgres database to use instead of the private cluster." env:"WEIR_POSTGRES" name:"postgres"`
-	Redis         string `help:"URL of a Redis server to keep the windows on instead of in memory; see 'limiter --help'." env:"WEIR_REDIS"`
-	Move          bool   `help:"Keep the windows where they were not before: with --redis counts begin anew, without it they come from the journal." env:"WEIR_MOVE_WINDOWS" name:"move-windows"`
-	HTTPAddr      string `help:"Address of checks and reports; port 0 takes a free one, here and below." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
-	Proxies       string `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
-	AnalyticsAddr string `help:"Address of queries." default:"127.0.0.1:8090" env:"WEIR_ANALYTICS_ADDR"`
-	NATSAddr      string `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
-	PostgresAddr  string `help:"Address of the private Postgres cluster." default:"127.0.0.1:5433" env:"WEIR_POSTGRES_ADDR" name:"postgres-addr"`
-	Sync          bool   `help:"Let every block reach the disk before it counts as stored: survives a power cut, costs a sync a block." env:"WEIR_SYNC"`
-	Insecure      bool   `help:"Let other machines reach --http-addr and --analytics-addr." env:"WEIR_INSECURE"`
-	Verbose       bool   `help:"Log what happens, not only what goes wrong." short:"v" env:"WEIR_VERBOSE"`
+	Data          string         `help:"Directory of everything that is stored." default:".weir" env:"WEIR_DATA" type:"path"`
+	Policy        string         `help:"Policy file to apply; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
+	Shards        int            `help:"Number of shards, which the first start says for good; default: what the system has, 1 if it is new." env:"WEIR_SHARDS"`
+	ReadyFile     string         `help:"File that gets the addresses, as JSON, once everything serves." env:"WEIR_READY_FILE" type:"path"`
+	NATS          string         `help:"URL of a NATS server with JetStream to use instead of the embedded one." env:"WEIR_NATS" name:"nats"`
+	Postgres      string         `help:"URL of a Postgres database to use instead of the private cluster." env:"WEIR_POSTGRES" name:"postgres"`
+	Redis         string         `help:"URL of a Redis server to keep the windows on instead of in memory; see 'limiter --help'." env:"WEIR_REDIS"`
+	Move          bool           `help:"Keep the windows where they were not before: with --redis counts begin anew, without it they come from the journal." env:"WEIR_MOVE_WINDOWS" name:"move-windows"`
+	HTTPAddr      string         `help:"Address of checks and reports; port 0 takes a free one, here and below." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
+	Proxies       string         `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
+	Headers       answer.Headers `help:"Headers that tell of a limit: x-ratelimit, ietf, both, or none." default:"x-ratelimit,ietf" env:"WEIR_HEADERS"`
+	AnalyticsAddr string         `help:"Address of queries." default:"127.0.0.1:8090" env:"WEIR_ANALYTICS_ADDR"`
+	NATSAddr      string         `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
+	PostgresAddr  string         `help:"Address of the private Postgres cluster." default:"127.0.0.1:5433" env:"WEIR_POSTGRES_ADDR" name:"postgres-addr"`
+	Sync          bool           `help:"Let every block reach the disk before it counts as stored: survives a power cut, costs a sync a block." env:"WEIR_SYNC"`
+	Insecure      bool           `help:"Let other machines reach --http-addr and --analytics-addr." env:"WEIR_INSECURE"`
+	Verbose       bool           `help:"Log what happens, not only what goes wrong." short:"v" env:"WEIR_VERBOSE"`
 }
 
 // Run runs the whole system until ctx ends or a part of it fails.
@@ -225,7 +227,7 @@ func (u *up) openIngest(ctx context.Context) error {
 		return err
 	}
 	u.opened(u.client.Close)
-	u.edge = ingest.New(ingest.Config{Proxies: proxies}, u.client, nc.IsConnected, u.registry, u.log)
+	u.edge = ingest.New(ingest.Config{Headers: u.Headers, Proxies: proxies}, u.client, nc.IsConnected, u.registry, u.log)
 	return nil
 }
 

@@ -15,21 +15,36 @@ import (
 // the JSON of d, is a part. It returns the status. SetLimits is called before.
 func Deny(w http.ResponseWriter, d *events.Decision, decision []byte) int {
 	denied := Problem(d)
+	if more := denied.More; len(more) > 0 {
+		more[len(more)-1] = ','
+		decision = append(more, decision[1:]...)
+	}
 	denied.More = decision
 	problem.Write(w, denied)
 	return denied.Status
 }
 
-// Problem is what is told of a denied request beside its decision.
+// Problem is what is told of a denied request beside its decision: as quota
+// exceeded, with the names of the rules that had no room, or as reduced capacity.
 func Problem(d *events.Decision) problem.Details {
 	denied := problem.Details{
 		Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded",
 		Status: http.StatusTooManyRequests, Detail: denial(d),
 	}
-	if undecided(d) {
+	switch {
+	case undecided(d):
 		denied.Type, denied.Title = reducedCapacity, "Request cannot be satisfied due to temporary server capacity constraints"
+	case len(d.Violated) > 0:
+		denied.More = problem.Object(violated{d.Violated})
+	case d.Rule != "":
+		denied.More = problem.Object(violated{[]string{d.Rule}})
 	}
 	return denied
+}
+
+// violated is what the draft's problem type adds.
+type violated struct {
+	Policies []string `json:"violated-policies"`
 }
 
 // The problem types of draft-ietf-httpapi-ratelimit-headers.

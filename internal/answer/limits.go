@@ -3,19 +3,45 @@ package answer
 import (
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/weirhq/weir/internal/events"
 )
 
-// SetLimits tells of the rule that bound a request, if any did, in the headers
-// most clients know and in those of draft-ietf-httpapi-ratelimit-headers. All
-// times are in seconds, rounded up. The names are spelled as they are usually
+// Headers are the kinds of headers that tell of a limit, beside Retry-After.
+type Headers uint8
+
+// The kinds of headers. Their times are in seconds, rounded up.
+const (
+	XRateLimit Headers = 1 << iota // X-RateLimit-Limit, -Remaining and -Reset, which most clients know
+	IETF                           // RateLimit and RateLimit-Policy of draft-ietf-httpapi-ratelimit-headers
+
+	AllHeaders = XRateLimit | IETF
+)
+
+var headerNames = map[string]Headers{"x-ratelimit": XRateLimit, "ietf": IETF, "none": 0}
+
+// UnmarshalText reads a list such as x-ratelimit,ietf, or none.
+func (k *Headers) UnmarshalText(text []byte) error {
+	*k = 0
+	for word := range strings.SplitSeq(string(text), ",") {
+		kind, ok := headerNames[strings.TrimSpace(word)]
+		if !ok {
+			return &events.FieldError{Field: "headers", Value: word, Want: "x-ratelimit, ietf, both with a comma between, or none"}
+		}
+		*k |= kind
+	}
+	return nil
+}
+
+// SetLimits tells of the rule that bound a request, if any did, and when one
+// that is denied may come again. The names are spelled as they are usually
 // written.
-func SetLimits(h http.Header, d *events.Decision) {
+func SetLimits(h http.Header, d *events.Decision, kinds Headers) {
 	if d.Verdict == events.Deny && (d.RetryAfterMS > 0 || undecided(d)) {
 		h["Retry-After"] = []string{decimal(max(seconds(d.RetryAfterMS), 1))}
 	}
-	if d.Rule == "" {
+	if d.Rule == "" || kinds == 0 {
 		return
 	}
 	name := appendString(make([]byte, 0, 64), d.Rule)
@@ -25,11 +51,15 @@ func SetLimits(h http.Header, d *events.Decision) {
 	values := [...]string{limit, remaining, reset, string(policy), ""}
 	left := appendParam(name, 'r', d.Remaining)
 	values[4] = string(appendParam(left, 't', seconds(d.ResetMS)))
-	h["X-RateLimit-Limit"] = values[0:1:1]
-	h["X-RateLimit-Remaining"] = values[1:2:2]
-	h["X-RateLimit-Reset"] = values[2:3:3]
-	h["RateLimit-Policy"] = values[3:4:4]
-	h["RateLimit"] = values[4:5:5]
+	if kinds&XRateLimit != 0 {
+		h["X-RateLimit-Limit"] = values[0:1:1]
+		h["X-RateLimit-Remaining"] = values[1:2:2]
+		h["X-RateLimit-Reset"] = values[2:3:3]
+	}
+	if kinds&IETF != 0 {
+		h["RateLimit-Policy"] = values[3:4:4]
+		h["RateLimit"] = values[4:5:5]
+	}
 }
 
 // seconds rounds up.

@@ -39,9 +39,9 @@ func (s *Server) auth(w http.ResponseWriter, r *http.Request) int {
 		return code
 	}
 	if decision.Verdict == events.Deny && !nginx {
-		return decided(w, &decision, nil)
+		return s.decided(w, &decision, nil)
 	}
-	answer.SetLimits(w.Header(), &decision)
+	answer.SetLimits(w.Header(), &decision, s.config.Headers)
 	if decision.Verdict == events.Deny {
 		return denyForNginx(w, &decision)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 )
@@ -49,15 +48,6 @@ const (
 	forwarded = "X-Forwarded-Method: PUT\nX-Forwarded-Proto: https\nX-Forwarded-Host: shop.example.org\nX-Forwarded-Uri: /api/order?id=7\nX-Forwarded-For: 198.51.100.7\n"
 	original  = "X-Original-Method: PUT\nX-Original-Host: shop.example.org\nX-Original-URI: /api/order?id=7\nX-Forwarded-For: 198.51.100.7\n"
 )
-
-var oneProxy = must(gateway.ParseProxies("1"))
-
-func must[T any](value T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return value
-}
 
 func TestAuthRequest(t *testing.T) {
 	put := events.Request{Tenant: "acme", Method: "PUT", Host: "shop.example.org", Path: "/api/order", IP: netip.MustParseAddr("198.51.100.7")}
@@ -101,7 +91,7 @@ func TestAuthRequest(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var asked events.Request
-			e := mustServe(t, ingest.Config{Proxies: oneProxy}, asking(&asked, allowed), true)
+			e := mustServe(t, usual, asking(&asked, allowed), true)
 			for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "TRACE", "PURGE"} {
 				asked = events.Request{}
 				a := e.ask(t, method, "/v1/auth?"+tt.query, tt.headers)
@@ -119,7 +109,7 @@ func TestAuthRequest(t *testing.T) {
 
 func TestAuthDenies(t *testing.T) {
 	denied := with(func(d *events.Decision) { d.Verdict, d.Remaining, d.RetryAfterMS = events.Deny, 0, 15_001 })
-	e := mustServe(t, ingest.Config{}, deciding(denied), true)
+	e := mustServe(t, usual, deciding(denied), true)
 	for _, tt := range []struct {
 		query string
 		code  int
@@ -137,7 +127,7 @@ func TestAuthDenies(t *testing.T) {
 		}
 		told := a.header.Get("X-Weir-Problem")
 		if tt.code == 403 && told != `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded",`+
-			`"status":429,"detail":"Request was throttled. Expected available in 16 seconds."}` || tt.code == 429 && told != "" {
+			`"status":429,"detail":"Request was throttled. Expected available in 16 seconds.","violated-policies":["per-minute"]}` || tt.code == 429 && told != "" {
 			t.Errorf("%s: nginx is told %s", tt.query, told)
 		}
 	}
@@ -145,7 +135,7 @@ func TestAuthDenies(t *testing.T) {
 }
 
 func TestAuthRefuses(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	for _, tt := range []struct{ query, headers, field, want string }{
 		{"", "", "tenant", "1 to 64 characters of A-Z"},
 		{"tenant=a.b", "", "tenant", "1 to 64 characters of A-Z"},
@@ -174,7 +164,7 @@ func TestAuthRefuses(t *testing.T) {
 	broken.check = func(context.Context, events.Request) (events.Decision, error) {
 		return events.Decision{}, errors.New("closed")
 	}
-	if a := mustServe(t, ingest.Config{}, broken, true).ask(t, "GET", "/v1/auth?tenant=acme", ""); a.code != 503 || a.header.Get("Retry-After") != "1" {
+	if a := mustServe(t, usual, broken, true).ask(t, "GET", "/v1/auth?tenant=acme", ""); a.code != 503 || a.header.Get("Retry-After") != "1" {
 		t.Errorf("without a client: %d %v", a.code, a.header)
 	}
 }
@@ -185,7 +175,7 @@ func FuzzAuth(f *testing.F) {
 	f.Add("GET", "/", "example.org", "42", "198.51.100.7")
 	f.Add("\xff", "//%00?%", ":::", "a\x00b", "unknown,")
 	f.Add(strings.Repeat("x", 2000), strings.Repeat("é", 9000), strings.Repeat(".", 2000), strings.Repeat("%", 2000), "[::1%eth0]:80")
-	server := ingest.New(ingest.Config{Proxies: oneProxy}, deciding(allowed), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
+	server := ingest.New(usual, deciding(allowed), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
 	f.Fuzz(func(t *testing.T, method, uri, host, user, from string) {
 		r := httptest.NewRequest("GET", "/v1/auth?tenant=acme&user_header=X-User&api_key_header=X-User&route_header=X-Forwarded-Uri", nil)
 		r.Header = http.Header{"X-Forwarded-Method": {method}, "X-Forwarded-Uri": {uri}, "X-Forwarded-Host": {host}, "X-User": {user}, "X-Forwarded-For": {from}}

@@ -52,7 +52,7 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 		return code
 	}
 	buffer.Reset()
-	return decided(w, &decision, buffer.AvailableBuffer())
+	return s.decided(w, &decision, buffer.AvailableBuffer())
 }
 
 // decide asks for a decision. If there is none it answers and returns the
@@ -113,8 +113,8 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request, request events.
 }
 
 // decided answers with a decision, and appends it to dst on the way.
-func decided(w http.ResponseWriter, d *events.Decision, dst []byte) int {
-	answer.SetLimits(w.Header(), d)
+func (s *Server) decided(w http.ResponseWriter, d *events.Decision, dst []byte) int {
+	answer.SetLimits(w.Header(), d, s.config.Headers)
 	body := events.AppendDecision(dst, d)
 	if d.Verdict == events.Deny {
 		return answer.Deny(w, d, body)

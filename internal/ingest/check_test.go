@@ -53,7 +53,7 @@ func TestCheckAnswers(t *testing.T) {
 		{"denied", with(deny(15_001)), 429, map[string]string{
 			limit: "256", remaining: "0", retry: "16", policy: `"per-minute";q=256;w=60`, left: `"per-minute";r=0;t=7`,
 		}, `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,` +
-			`"detail":"Request was throttled. Expected available in 16 seconds.","id":"a","verdict":"deny","reason":"rule","rule":"per-minute","key":"42","limit":256,` +
+			`"detail":"Request was throttled. Expected available in 16 seconds.","violated-policies":["per-minute"],"id":"a","verdict":"deny","reason":"rule","rule":"per-minute","key":"42","limit":256,` +
 			`"window_ms":60000,"remaining":0,"reset_ms":6001,"retry_after_ms":15001,"cost":1,"policy":0,"decided_at":"2026-11-23T14:32:25Z"}` + "\n"},
 		{"denied for whole seconds", with(deny(16_000)), 429, map[string]string{retry: "16"}, "available in 16 seconds."},
 		{"denied for a millisecond", with(deny(1)), 429, map[string]string{retry: "1"}, "available in 1 second."},
@@ -73,7 +73,7 @@ func TestCheckAnswers(t *testing.T) {
 		}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := mustServe(t, ingest.Config{}, deciding(tt.decision), true)
+			e := mustServe(t, usual, deciding(tt.decision), true)
 			a := e.post(t, "/v1/check", `{"id":"a","tenant":"acme"}`)
 			if a.code != tt.code || !strings.Contains(a.body, tt.body) {
 				t.Errorf("got %d %s\nwant %d %s", a.code, a.body, tt.code, tt.body)
@@ -124,7 +124,7 @@ var badRequests = []struct {
 func TestCheckRefuses(t *testing.T) {
 	for _, tt := range badRequests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+			e := mustServe(t, usual, deciding(allowed), true)
 			a := e.post(t, "/v1/check", tt.body)
 			if a.code != 400 {
 				t.Fatalf("got %d %s", a.code, a.body)
@@ -144,7 +144,7 @@ func TestCheckRefuses(t *testing.T) {
 }
 
 func TestCheckNamesEveryFault(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	a := e.post(t, "/v1/check", `{"tenant":"a b","time":"0001-01-01T00:00:01Z","attrs":7}`)
 	if got := len(a.member["errors"].([]any)); got != 3 || !strings.HasSuffix(a.member["detail"].(string), "(and 2 more)") {
 		t.Errorf("told of %d faults: %s", got, a.body)
@@ -176,7 +176,7 @@ func TestCheckStrict(t *testing.T) {
 }
 
 func TestLargeBodies(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	for _, tt := range []struct {
 		path   string
 		size   int
@@ -211,7 +211,7 @@ func TestLargeBodies(t *testing.T) {
 
 // TestLargeBodyOfASimpleClient writes everything before it reads.
 func TestLargeBodyOfASimpleClient(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	conn, err := net.Dial("tcp", e.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestLargeBodyOfASimpleClient(t *testing.T) {
 }
 
 func TestEncodedBodyIsRefused(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	r, err := http.NewRequestWithContext(t.Context(), "POST", e.URL+"/v1/reports", strings.NewReader("\x1f\x8b"))
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func TestCheckWithoutAClient(t *testing.T) {
 	broken.check = func(context.Context, events.Request) (events.Decision, error) {
 		return events.Decision{}, errors.New("closed")
 	}
-	e := mustServe(t, ingest.Config{}, broken, true)
+	e := mustServe(t, usual, broken, true)
 	if a := e.post(t, "/v1/check", `{"tenant":"acme"}`); a.code != 503 || a.header.Get("Retry-After") != "1" {
 		t.Errorf("got %d %v %s", a.code, a.header, a.body)
 	}
@@ -262,7 +262,7 @@ func TestCheckOfAClientThatLeft(t *testing.T) {
 		<-ctx.Done()
 		return events.Decision{}, ctx.Err()
 	}
-	e := mustServe(t, ingest.Config{}, slow, true)
+	e := mustServe(t, usual, slow, true)
 	ctx, leave := context.WithCancel(t.Context())
 	go func() { <-asked; leave() }()
 	r, err := http.NewRequestWithContext(ctx, "POST", e.URL+"/v1/check", strings.NewReader(`{"tenant":"acme"}`))
@@ -288,7 +288,7 @@ func BenchmarkCheck(b *testing.B) {
 	denied := with(func(d *events.Decision) { d.Verdict, d.RetryAfterMS = events.Deny, 15_001 })
 	for _, d := range []events.Decision{allowed, denied} {
 		b.Run(string(d.Verdict), func(b *testing.B) {
-			server := ingest.New(ingest.Config{}, deciding(d), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
+			server := ingest.New(usual, deciding(d), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
 			body := strings.NewReader("")
 			r := httptest.NewRequest("POST", "/v1/check", body)
 			w := discard{make(http.Header)}

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/ingest"
 )
 
 // An explanation is answered with 200, whatever it says, and never by a check.
@@ -23,7 +22,7 @@ func TestExplain(t *testing.T) {
 		}
 		return events.Explanation{Decision: denied, Rules: []events.ExplainedRule{{Rule: "posts", Why: "when: false"}}}, result
 	}}
-	e := mustServe(t, ingest.Config{}, g, true)
+	e := mustServe(t, usual, g, true)
 	for _, tt := range []struct {
 		err    error
 		status int

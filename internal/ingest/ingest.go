@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
 	"github.com/weirhq/weir/internal/serve"
@@ -22,6 +23,7 @@ import (
 // Config is what the edge can be told.
 type Config struct {
 	Strict  bool            // requests with unknown fields are refused; else ?strict=1 asks for it
+	Headers answer.Headers  // that tell of a limit
 	Proxies gateway.Proxies // between the end users and /v1/auth, with the one that asks
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/gateway"
+	wording "github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/problem"
@@ -58,6 +60,17 @@ var allowed = events.Decision{
 	Verdict: events.Allow, Reason: events.ReasonRule, Rule: "per-minute", Key: "42",
 	Limit: 256, WindowMS: 60_000, Remaining: 12, ResetMS: 6_001, Cost: 1,
 	DecidedAt: time.Date(2026, 11, 23, 14, 32, 25, 0, time.UTC),
+}
+
+// usual is the config of a program that is told nothing.
+var usual = ingest.Config{Headers: wording.AllHeaders, Proxies: oneProxy()}
+
+func oneProxy() gateway.Proxies {
+	proxies, err := gateway.ParseProxies("1")
+	if err != nil {
+		panic(err)
+	}
+	return proxies
 }
 
 // edge is a server under test.
@@ -136,7 +149,7 @@ func (e edge) counted(tb testing.TB, lines ...string) {
 }
 
 func TestEndpoints(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), false)
+	e := mustServe(t, usual, deciding(allowed), false)
 	for _, tt := range []struct {
 		method, path string
 		code         int
@@ -166,7 +179,7 @@ func TestEndpoints(t *testing.T) {
 		})
 	}
 	e.counted(t, "weir_ingest_unrecorded_total 7")
-	ready := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	ready := mustServe(t, usual, deciding(allowed), true)
 	resp, err := ready.Client().Get(ready.URL + "/readyz")
 	if a := read(t, resp, err); a.code != 200 {
 		t.Errorf("ready with a connection: %d %s", a.code, a.body)

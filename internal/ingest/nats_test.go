@@ -10,7 +10,6 @@ import (
 
 	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/testenv"
 )
 
@@ -68,7 +67,7 @@ func mustClient(t *testing.T, nc *nats.Conn) *gateway.Client {
 
 func TestOverNATS(t *testing.T) {
 	nc, js := mustBus(t)
-	e := mustServe(t, ingest.Config{}, mustClient(t, nc), nc.IsConnected())
+	e := mustServe(t, usual, mustClient(t, nc), nc.IsConnected())
 
 	a := e.post(t, "/v1/check", `{"tenant":"acme","user":"41"}`)
 	if a.code != 200 || a.member["id"] == "" || a.header.Get("X-RateLimit-Remaining") != "12" {
@@ -106,7 +105,7 @@ func TestOverNATS(t *testing.T) {
 
 func TestReportsWithoutAStream(t *testing.T) {
 	nc := testenv.Connect(t, testenv.NATS(t))
-	e := mustServe(t, ingest.Config{}, mustClient(t, nc), true)
+	e := mustServe(t, usual, mustClient(t, nc), true)
 	if a := e.post(t, "/v1/reports", `{"tenant":"acme"}`); a.code != 503 || a.header.Get("Retry-After") == "" {
 		t.Errorf("got %d %v %s", a.code, a.header, a.body)
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/internal/events"
-	"github.com/weirhq/weir/internal/ingest"
 )
 
 // keeping keeps the reports it takes.
@@ -37,7 +36,7 @@ func TestReportsForms(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var kept []events.Request
-			e := mustServe(t, ingest.Config{}, keeping(&kept), true)
+			e := mustServe(t, usual, keeping(&kept), true)
 			answer := e.post(t, "/v1/reports", tt.body)
 			var ids []string
 			for _, r := range kept {
@@ -60,7 +59,7 @@ func TestReportsStoreAllOrNothing(t *testing.T) {
 	for _, tt := range badRequests {
 		t.Run(tt.name, func(t *testing.T) {
 			var kept []events.Request
-			e := mustServe(t, ingest.Config{}, keeping(&kept), true)
+			e := mustServe(t, usual, keeping(&kept), true)
 			a := e.post(t, "/v1/reports", good+"\n\n"+tt.body+"\n"+good)
 			if a.code != 400 || len(kept) > 0 {
 				t.Fatalf("got %d %s and stored %d", a.code, a.body, len(kept))
@@ -100,7 +99,7 @@ func TestReportsTellWhere(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var kept []events.Request
-			a := mustServe(t, ingest.Config{}, keeping(&kept), true).post(t, "/v1/reports", tt.body)
+			a := mustServe(t, usual, keeping(&kept), true).post(t, "/v1/reports", tt.body)
 			if a.code != 400 || len(kept) > 0 || !strings.Contains(a.body, tt.want) || len(a.body) > 1000 {
 				t.Errorf("got %d %s and stored %d, want %s", a.code, a.body, len(kept), tt.want)
 			}
@@ -112,7 +111,7 @@ func TestReportsTellWhere(t *testing.T) {
 }
 
 func TestReportsBoundTheFaultsTold(t *testing.T) {
-	e := mustServe(t, ingest.Config{}, deciding(allowed), true)
+	e := mustServe(t, usual, deciding(allowed), true)
 	a := e.post(t, "/v1/reports", strings.Repeat("{}\n", 500))
 	if shown, omitted := len(a.member["errors"].([]any)), a.member["errors_omitted"]; a.code != 400 || shown != 20 || omitted != 480.0 {
 		t.Errorf("got %d with %d faults told and %v omitted", a.code, shown, omitted)
@@ -124,7 +123,7 @@ func TestReportsBoundTheirNumber(t *testing.T) {
 	for _, form := range []struct{ open, between, shut string }{{"", "\n", ""}, {"[", ",", "]"}} {
 		for n, code := range map[int]int{10_000: 200, 10_001: 413} {
 			var kept []events.Request
-			e := mustServe(t, ingest.Config{}, keeping(&kept), true)
+			e := mustServe(t, usual, keeping(&kept), true)
 			a := e.post(t, "/v1/reports", form.open+strings.Repeat(`{"tenant":"acme"}`+form.between, n-1)+`{"tenant":"acme"}`+form.shut)
 			if a.code != code || code == 200 && len(kept) != n || code == 413 && (len(kept) != 0 || !strings.Contains(a.body, "10000")) {
 				t.Errorf("%d reports: %d %s, stored %d", n, a.code, a.body, len(kept))
@@ -141,7 +140,7 @@ func TestReportsThatAreNotStored(t *testing.T) {
 		}
 		return errors.New("no stream")
 	}
-	e := mustServe(t, ingest.Config{}, broken, true)
+	e := mustServe(t, usual, broken, true)
 	a := e.post(t, "/v1/reports", `{"tenant":"acme"}`)
 	if a.code != 503 || a.header.Get("Retry-After") != "1" || !strings.Contains(a.body, "no stream") {
 		t.Errorf("got %d %v %s", a.code, a.header, a.body)
@@ -155,7 +154,7 @@ func FuzzReports(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		var kept []events.Request
-		a := mustServe(t, ingest.Config{}, keeping(&kept), true).post(t, "/v1/reports", body)
+		a := mustServe(t, usual, keeping(&kept), true).post(t, "/v1/reports", body)
 		switch {
 		case a.code == 200 && a.member["stored"] == float64(len(kept)):
 		case a.code == 400 && len(kept) == 0 && len(a.member["errors"].([]any)) > 0:
