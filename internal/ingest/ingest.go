@@ -1,6 +1,6 @@
-// Package ingest is the HTTP edge: checks and reports for those who do not
+// Package ingest is the HTTP edge: checks, reports and outcomes for those who do not
 // speak NATS. It holds nothing of its own; every answer is the gateway
-// client's, and a report is acknowledged only once it is stored.
+// client's, and what is reported is acknowledged only once it is stored.
 package ingest
 
 import (
@@ -32,6 +32,7 @@ type decider interface {
 	Check(ctx context.Context, r events.Request) (events.Decision, error)
 	Explain(ctx context.Context, r events.Request) (events.Explanation, error)
 	Report(ctx context.Context, requests ...events.Request) error
+	Outcome(ctx context.Context, outcomes ...events.Outcome) error
 	Overflow() int64
 }
 
@@ -44,20 +45,22 @@ func GatewayName(host string) string {
 		}
 	}
 	if len(name) == 0 {
-		return "ingest"
+		return someName
 	}
 	return string(name)
 }
 
-// maxGatewayName is the longest that fits a subject, in bytes.
-const maxGatewayName = 64
+const (
+	maxGatewayName = 64       // bytes that fit a subject
+	someName       = "ingest" // that fits
+)
 
 // Server is the edge. Make it with New.
 type Server struct {
 	config  Config
 	gateway decider
 	metrics *metrics
-	bodies  chan struct{} // a place for each report body in memory
+	bodies  chan struct{} // a place for each body of a batch in memory
 	handler http.Handler
 }
 
@@ -67,12 +70,13 @@ func New(config Config, gateway decider, connected func() bool, registry *promet
 	s := &Server{
 		config: config, gateway: gateway,
 		metrics: newMetrics(registry, gateway.Overflow),
-		bodies:  make(chan struct{}, maxReportBodies),
+		bodies:  make(chan struct{}, maxBodies),
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/v1/check", s.handle("check", s.check))
 	mux.Handle("/v1/auth", s.handle("auth", s.auth))
-	mux.Handle("/v1/reports", s.handle("reports", s.reports))
+	mux.Handle("/v1/reports", s.handle("reports", storing(s, kind[events.Request]{"reports", report, gateway.Report, s.metrics.reports})))
+	mux.Handle("/v1/outcomes", s.handle("outcomes", storing(s, kind[events.Outcome]{"outcomes", outcome, gateway.Outcome, s.metrics.outcomes})))
 	mux.Handle("/", s.handle("none", unknown))
 	serve.Operations(mux, func(context.Context) error {
 		if !connected() {
@@ -120,5 +124,5 @@ func later(w http.ResponseWriter, detail string) int {
 
 func unknown(w http.ResponseWriter, r *http.Request) int {
 	return refuse(w, http.StatusNotFound, fmt.Sprintf("There is no %s %s. There are POST /v1/check, /v1/auth, POST /v1/reports, "+
-		"GET /healthz, GET /readyz and GET /metrics.", r.Method, r.URL.Path))
+		"POST /v1/outcomes, GET /healthz, GET /readyz and GET /metrics.", r.Method, r.URL.Path))
 }

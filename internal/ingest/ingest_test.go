@@ -25,6 +25,7 @@ type standIn struct {
 	check   func(context.Context, events.Request) (events.Decision, error)
 	explain func(context.Context, events.Request) (events.Explanation, error)
 	report  func(context.Context, ...events.Request) error
+	outcome func(context.Context, ...events.Outcome) error
 }
 
 func (s standIn) Check(ctx context.Context, r events.Request) (events.Decision, error) {
@@ -37,6 +38,10 @@ func (s standIn) Explain(ctx context.Context, r events.Request) (events.Explanat
 
 func (s standIn) Report(ctx context.Context, requests ...events.Request) error {
 	return s.report(ctx, requests...)
+}
+
+func (s standIn) Outcome(ctx context.Context, outcomes ...events.Outcome) error {
+	return s.outcome(ctx, outcomes...)
 }
 
 func (standIn) Overflow() int64 { return 7 }
@@ -52,7 +57,8 @@ func deciding(d events.Decision) standIn {
 			d.ID = r.ID
 			return d, nil
 		},
-		report: func(context.Context, ...events.Request) error { return nil },
+		report:  func(context.Context, ...events.Request) error { return nil },
+		outcome: func(context.Context, ...events.Outcome) error { return nil },
 	}
 }
 
@@ -83,6 +89,7 @@ type client interface {
 	Check(context.Context, events.Request) (events.Decision, error)
 	Explain(context.Context, events.Request) (events.Explanation, error)
 	Report(context.Context, ...events.Request) error
+	Outcome(context.Context, ...events.Outcome) error
 	Overflow() int64
 }
 

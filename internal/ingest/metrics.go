@@ -12,7 +12,8 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	refused  *prometheus.CounterVec
-	stored   prometheus.Counter
+	reports  prometheus.Counter
+	outcomes prometheus.Counter
 	check    *prometheus.HistogramVec
 }
 
@@ -23,9 +24,11 @@ func newMetrics(r prometheus.Registerer, unrecorded func() int64) *metrics {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_ingest_requests_total", Help: "HTTP requests answered, by endpoint and status; 499 is a client that did not wait."}, []string{"handler", "code"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weir_ingest_refused_total", Help: "Request events refused, by the field that is wrong."}, []string{"field"}),
-		stored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_ingest_refused_total", Help: "Events refused, by the field that is wrong."}, []string{"field"}),
+		reports: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_ingest_reports_stored_total", Help: "Reports acknowledged as stored."}),
+		outcomes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_ingest_outcomes_stored_total", Help: "Outcomes acknowledged as stored."}),
 		check: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "weir_ingest_check_seconds", Help: "Time until a check had its decision, by verdict.",
 			Buckets: prometheus.ExponentialBuckets(100e-6, 2, 14)}, []string{"verdict"}),
@@ -33,7 +36,7 @@ func newMetrics(r prometheus.Registerer, unrecorded func() int64) *metrics {
 	lost := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "weir_ingest_unrecorded_total", Help: "Requests without a decision that could not be recorded either."},
 		func() float64 { return float64(unrecorded()) })
-	r.MustRegister(m.requests, m.refused, m.stored, m.check, lost)
+	r.MustRegister(m.requests, m.refused, m.reports, m.outcomes, m.check, lost)
 	return m
 }
 
@@ -41,8 +44,8 @@ func (m *metrics) decided(v events.Verdict, took time.Duration) {
 	m.check.WithLabelValues(string(v)).Observe(took.Seconds())
 }
 
-// refuse counts one request event, by the first field that is wrong.
-// The fields are those of a Request: no sender can make up another.
+// refuse counts one event, by the first field that is wrong. The fields are
+// ours: no sender can make up another.
 func (m *metrics) refuse(err error) {
 	field := "body"
 	if fault, ok := errors.AsType[*events.FieldError](err); ok && fault.Field != "" {

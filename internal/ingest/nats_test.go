@@ -23,8 +23,10 @@ func mustBus(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}}); err != nil {
-		t.Fatal(err)
+	for stream, subject := range map[string]string{names.ReportsStream(): names.Reports(0), names.OutcomesStream(): names.Outcomes(0)} {
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_, err = nc.Subscribe(names.Checks(0), func(m *nats.Msg) {
 		from, err := names.ParseOrigin(m.Subject)
@@ -100,6 +102,10 @@ func TestOverNATS(t *testing.T) {
 	}
 	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != 5001 {
 		t.Errorf("the stream: %+v, %v", info, err)
+	}
+	a = e.post(t, "/v1/outcomes", strings.Repeat(`{"tenant":"acme","id":"again","status":200}`+"\n", 2)+`{"tenant":"acme","id":"other"}`)
+	if stream, err = js.Stream(t.Context(), names.OutcomesStream()); err != nil || a.body != "{\"stored\":3}\n" || stream.CachedInfo().State.Msgs != 2 {
+		t.Errorf("outcomes: %d %s, the stream: %+v, %v", a.code, a.body, stream.CachedInfo().State, err)
 	}
 }
 

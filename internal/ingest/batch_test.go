@@ -69,7 +69,7 @@ func TestReportsStoreAllOrNothing(t *testing.T) {
 			if first["line"] != 3.0 || field != tt.errField || !strings.Contains(first["expected"].(string), tt.expect) {
 				t.Errorf("told of %v", first)
 			}
-			if want := "1 of 3 requests are wrong and none is stored. The first: line 3: "; !strings.HasPrefix(a.member["detail"].(string), want) {
+			if want := "1 of 3 reports are wrong and none is stored. The first: line 3: "; !strings.HasPrefix(a.member["detail"].(string), want) {
 				t.Errorf("detail %q, want %q…", a.member["detail"], want)
 			}
 			e.counted(t, `weir_ingest_refused_total{field="`+tt.field+`"} 1`, `weir_ingest_requests_total{code="400",handler="reports"} 1`)
@@ -84,7 +84,7 @@ func TestReportsTellWhere(t *testing.T) {
 		where      string // of the first fault
 		want       string // part of the answer
 	}{
-		{"nothing", "", "", `"errors":[{"found":"","expected":"a request as a JSON object, several as lines or as an array"}]`},
+		{"nothing", "", "", `"errors":[{"found":"","expected":"reports as JSON objects: one, several as lines, or as an array"}]`},
 		{"the only one", bad, "", `"detail":"cost: want a whole number`},
 		{"an element", "[" + good + "," + bad + "]", "index 1", `"index":1,"field":"cost","found":"-1"`},
 		{"the first element", "[" + bad + "," + good + "]", "index 0", `"index":0,"field":"cost","found":"-1"`},
