@@ -2,7 +2,8 @@
 # Installs what Weir needs on this machine and the machine lacks. Arguments:
 #   run    Postgres: its server programs; no cluster of the system is made
 #   bench  besides, Redis: its server program; no service of the system is started
-#   test   besides, a C compiler, which go test -race needs
+#   test   besides, a C compiler, which go test -race needs, and Django with its
+#          REST framework and an ASGI server, for what deployments/django promises
 set -eu
 
 has_postgres() {
@@ -20,10 +21,20 @@ has_compiler() {
 	command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null
 }
 
+has_django() {
+	for python in python3 /usr/bin/python3; do
+		"$python" -c 'import rest_framework, uvicorn' 2>/dev/null && return 0
+	done
+	return 1
+}
+
 missing=
 has_postgres || missing="postgresql"
 if [ "${1:-run}" = test ] && ! has_compiler; then
 	missing="$missing gcc libc6-dev"
+fi
+if [ "${1:-run}" = test ] && ! has_django; then
+	missing="$missing python3-djangorestframework python3-uvicorn"
 fi
 if [ "${1:-run}" != run ] && ! command -v redis-server >/dev/null; then
 	missing="$missing redis-server"
@@ -36,6 +47,7 @@ if ! command -v apt-get >/dev/null; then
 		  Fedora: sudo dnf install postgresql-server gcc redis
 		  Alpine: sudo apk add postgresql gcc musl-dev redis
 		  macOS:  brew install postgresql redis
+		  Python: pip install djangorestframework uvicorn
 		and start again.
 	MESSAGE
 	exit 1
