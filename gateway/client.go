@@ -94,7 +94,7 @@ type Client struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	subs   []*nats.Subscription // to decisions and notices
-	shards atomic.Int32 // how many there are; 0 while that is not known
+	shards atomic.Int32         // how many there are; 0 while that is not known
 	outbox outbox
 
 	mu      sync.Mutex // guards waiting and closed
@@ -139,7 +139,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	c := &Client{
 		config: config, names: events.Names{Prefix: config.Prefix}, nc: nc, js: js,
 		waiting: make(map[ticket]*waiter), denials: newDenials(),
-		spill:   make(chan Request, spillSize),
+		spill: make(chan Request, spillSize),
 	}
 	c.outbox = outbox{nc: nc, lost: c.lost}
 	shards, err := c.findShards()
@@ -254,6 +254,9 @@ func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 			return w.decision, nil
 		}
 	default:
+	}
+	if ctx.Err() != nil { // the same moment: its caller is gone
+		return Decision{}, ctx.Err()
 	}
 	return c.undecided(r), nil
 }
