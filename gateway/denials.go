@@ -104,7 +104,7 @@ func (k *denial) holds(p *policy.Policy, c *policy.Charge, now time.Time) bool {
 func (k *denial) again(r *Request, cost int64, now time.Time) Decision {
 	passed := now.Sub(k.said).Milliseconds() // rounded down, so the wait is rounded up
 	d := k.decision
-	d.ID, d.Reason, d.Cost, d.Shadow, d.DecidedAt = r.ID, events.ReasonLocal, cost, nil, now.UTC().Truncate(time.Microsecond)
+	d.ID, d.Reason, d.Cost, d.DecidedAt = r.ID, events.ReasonLocal, cost, now.UTC().Truncate(time.Microsecond)
 	d.ResetMS = max(d.ResetMS-passed, 0)
 	if d.RetryAfterMS > 0 {
 		d.RetryAfterMS = max(d.RetryAfterMS-passed, 1)
@@ -165,6 +165,7 @@ func (d *denials) remember(p *policy.Policy, r *Request, said *Decision, sent, n
 // keep takes a denial for the one of its key that was known before, if any.
 func (d *denials) keep(tenant string, fresh *denial, sent time.Time) {
 	decision := &fresh.decision
+	decision.Violated, decision.Shadow = nil, nil // of that request alone
 	decision.Rule, decision.Key = strings.Clone(decision.Rule), strings.Clone(decision.Key)
 	key := policy.LiveKey{Tenant: strings.Clone(tenant), Rule: decision.Rule, Key: decision.Key}
 	d.mu.Lock()

@@ -184,3 +184,61 @@ func TestLocalDenialsChangeNoVerdict(t *testing.T) {
 		t.Errorf("%d of %d requests were denied locally: too few to tell", local, local+asked)
 	}
 }
+
+// said is a denial by the built-in policy.
+func said(user string, retryMS int64) *Decision {
+	return &Decision{Verdict: Deny, Reason: events.ReasonRule, Rule: "per-minute", Key: user, Limit: 256, WindowMS: 60_000, RetryAfterMS: retryMS, Cost: 1}
+}
+
+// What finds no place is asked about, and what was counted is not lost.
+func TestDenialsAreBounded(t *testing.T) {
+	p, d, now := policy.Default(), newDenials(), time.Now()
+	name := func(i int) string { return fmt.Sprint("u", i) }
+	for i := range maxDenials + 1 {
+		d.remember(p, &Request{Tenant: "acme", User: name(i)}, said(name(i), 30_000), now, now)
+	}
+	deny := func(i int, r Request) bool {
+		r.Tenant, r.User = "acme", name(i)
+		_, found := d.find(p, &r, now.Add(time.Second))
+		return found
+	}
+	if !deny(maxDenials-1, Request{}) || deny(maxDenials, Request{}) {
+		t.Errorf("of %d denials another number is remembered than %d", maxDenials+1, maxDenials)
+	}
+	large := Request{Path: "/" + strings.Repeat("x", 1<<20-100)}
+	n := 0
+	for n < 64 && deny(n, large) {
+		n++
+	}
+	if n != 32 {
+		t.Errorf("%d requests of a megabyte are kept, want 32", n)
+	}
+	if !deny(0, large) || !deny(0, Request{}) {
+		t.Error("one more of a key has no place")
+	}
+	first := d.report(now.Add(time.Second), 10)
+	if len(first) != 10 {
+		t.Errorf("%d reports, want as many as there is room for", len(first))
+	}
+	total := int64(0)
+	for _, r := range append(first, d.report(now.Add(time.Hour), maxDenials)...) {
+		total += r.Count
+	}
+	if total != 35 || len(d.known) > 0 || d.folded != 0 || d.some.Load() != 0 {
+		t.Errorf("%d denials are reported, want 35; %d known, %d bytes kept", total, len(d.known), d.folded)
+	}
+}
+
+func BenchmarkLocalDenial(b *testing.B) {
+	c := &Client{config: Config{Name: "g"}, denials: newDenials()}
+	p := policy.Default()
+	c.policy.Store(p)
+	now := time.Now()
+	c.denials.remember(p, &Request{Tenant: "acme", User: "42"}, said("42", 0), now, now)
+	b.ReportAllocs()
+	for b.Loop() {
+		if d, err := c.Check(b.Context(), Request{Tenant: "acme", User: "42", Method: "GET", Path: "/api/order/history/"}); err != nil || d.Reason != events.ReasonLocal {
+			c.denials.remember(p, &Request{Tenant: "acme", User: "42"}, said("42", 0), time.Now(), time.Now())
+		}
+	}
+}
