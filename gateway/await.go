@@ -29,7 +29,7 @@ func (c *Client) await(ctx context.Context, check outgoing, timeout time.Duratio
 	defer timer.Stop()
 	c.outbox.send(check)
 	for waited := time.Duration(0); ; {
-		again := false
+		var again bool
 		select {
 		case <-check.waiter.ready:
 			return nil
