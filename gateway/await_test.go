@@ -89,7 +89,7 @@ func TestAsksAgainOnReconnect(t *testing.T) {
 func TestAsksSeldomAgain(t *testing.T) {
 	t.Parallel()
 	nc := testenv.Connect(t, testenv.NATS(t))
-	storeReports(t, nc)
+	store(t, nc, names.ReportsStream(), names.Reports(0))
 	asked, err := nc.SubscribeSync("weir.check.>")
 	if err != nil {
 		t.Fatal(err)

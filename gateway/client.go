@@ -71,8 +71,8 @@ type Config struct {
 }
 
 const (
-	// spillSize bounds the requests without a decision that wait to be
-	// reported: at a few hundred bytes each, some megabytes.
+	// spillSize bounds the requests without a decision that wait to be reported,
+	// and the outcomes to be told: at a few hundred bytes each, some megabytes.
 	spillSize = 10_000
 	// maxUnacked bounds the reports and outcomes that are published and not yet
 	// stored.
@@ -107,6 +107,8 @@ type Client struct {
 
 	spill    chan Request // requests without a decision, to be reported; closed by Close, under mu
 	overflow atomic.Int64 // those that found spill full, or could not be stored
+	answered chan Outcome // those that the middleware has seen; like spill
+	untold   atomic.Int64 // like overflow
 	closing  context.Context
 	close    context.CancelFunc // ends closing
 	working  sync.WaitGroup     // the goroutines that Connect starts
@@ -139,7 +141,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	c := &Client{
 		config: config, names: events.Names{Prefix: config.Prefix}, nc: nc, js: js,
 		waiting: make(map[ticket]*waiter), denials: newDenials(),
-		spill: make(chan Request, spillSize),
+		spill: make(chan Request, spillSize), answered: make(chan Outcome, spillSize),
 	}
 	c.outbox = outbox{nc: nc, lost: c.lost}
 	shards, err := c.findShards()
@@ -155,6 +157,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	c.shards.Store(int32(shards))
 	c.working.Go(c.awaitShards)
 	c.working.Go(c.reportSpilled)
+	c.working.Go(c.tellAnswered)
 	c.working.Go(c.followPolicy)
 	c.working.Go(c.reportDenials)
 	connected := nc.StatusChanged(nats.CONNECTED)
@@ -209,6 +212,10 @@ func (c *Client) Name() string { return c.config.Name }
 // Overflow counts the requests without a decision that could not be recorded
 // either.
 func (c *Client) Overflow() int64 { return c.overflow.Load() }
+
+// LostOutcomes counts the outcomes of requests behind the middleware that could
+// not be told: 10,000 may wait while NATS is away.
+func (c *Client) LostOutcomes() int64 { return c.untold.Load() }
 
 // Check asks for a decision and waits for it. Without one in time it returns
 // what the policy's rules say of the request, with ReasonTimeout, and the
@@ -354,8 +361,9 @@ func (c *Client) undecided(r Request) Decision {
 	}
 }
 
-// Close waits, for a few seconds at most, until what has no decision and what
-// was denied locally is reported. Checks under way end without a decision and are only counted.
+// Close waits, for a few seconds at most, until what has no decision or was
+// denied locally is reported, and the outcomes are told. Checks under way end
+// without a decision and are only counted.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -367,6 +375,7 @@ func (c *Client) Close() error {
 	}
 	c.closed = true
 	close(c.spill)
+	close(c.answered)
 	c.close()
 	c.mu.Unlock()
 	c.working.Wait()

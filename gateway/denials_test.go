@@ -75,8 +75,8 @@ func ask(d *decide.Decider, r Request, at time.Time) Decision {
 	return record.Decision
 }
 
-// answer is a decision on its way to the gateway.
-type answer struct {
+// coming is a decision on its way to the gateway.
+type coming struct {
 	request       Request
 	decision      Decision
 	sent, arrives time.Time
@@ -102,7 +102,7 @@ func TestLocalDenialsChangeNoVerdict(t *testing.T) {
 		adopted, followed := newest, newest // by the limiters, by the gateway
 		l := limiters{decide.New(newest, window.NewMemory()), decide.New(newest, window.NewMemory())}
 		d := newDenials()
-		var answers []answer
+		var answers []coming
 		request := func() Request {
 			r := Request{Tenant: "acme", Gateway: "g", User: fmt.Sprint("u", random.IntN(3)), Method: []string{"GET", "POST", "PUT"}[random.IntN(3)],
 				Path: "/", Cost: int64(random.IntN(3)), Peek: random.IntN(20) == 0}
@@ -125,7 +125,7 @@ func TestLocalDenialsChangeNoVerdict(t *testing.T) {
 					now = now.Add(next).Truncate(time.Microsecond)
 				}
 			}
-			answers = slices.DeleteFunc(answers, func(a answer) bool {
+			answers = slices.DeleteFunc(answers, func(a coming) bool {
 				if a.arrives.After(now) {
 					return false
 				}
@@ -176,7 +176,7 @@ func TestLocalDenialsChangeNoVerdict(t *testing.T) {
 			if got.Verdict != want.Verdict || got.RetryAfterMS != want.RetryAfterMS {
 				t.Fatalf("at %v %+v\nis decided as %+v\nand would be %+v", now.Sub(start), r, got, want)
 			}
-			answers = append(answers, answer{r, got, sent, now.Add(time.Duration(random.IntN(5000)) * time.Microsecond)})
+			answers = append(answers, coming{r, got, sent, now.Add(time.Duration(random.IntN(5000)) * time.Microsecond)})
 		}
 	})
 	t.Logf("%d denied locally, %d asked", local, asked)

@@ -15,9 +15,9 @@ import (
 	"github.com/weirhq/weir/internal/testenv"
 )
 
-// limited starts a limiter under one rule of a user's, and a client that counts
+// underLimit starts a limiter under one rule of a user's, and a client that counts
 // the checks it sends.
-func limited(t *testing.T, url, limit string) (nc *nats.Conn, c *gateway.Client, sent *atomic.Int64) {
+func underLimit(t *testing.T, url, limit string) (nc *nats.Conn, c *gateway.Client, sent *atomic.Int64) {
 	t.Helper()
 	nc = testenv.Connect(t, url)
 	revision := apply(t, nc, "version: 1\ntenants: {acme: {rules: [{name: r, key: [user], limit: "+limit+"}]}}\n")
@@ -77,7 +77,7 @@ func local(t *testing.T, nc *nats.Conn) (list []events.Record) {
 // A denied client costs no check until it could pass, and then passes.
 func TestDeniedLocally(t *testing.T) {
 	t.Parallel()
-	_, c, sent := limited(t, testenv.NATS(t), "2 per 3s")
+	_, c, sent := underLimit(t, testenv.NATS(t), "2 per 3s")
 	denied(t, c, "42")
 	before := sent.Load()
 	began, n, last := time.Now(), 0, gateway.Decision{}
@@ -111,7 +111,7 @@ func TestDeniedLocally(t *testing.T) {
 // the count, and nothing is lost when the client ends.
 func TestLocalDenialsAreFolded(t *testing.T) {
 	t.Parallel()
-	nc, c, _ := limited(t, testenv.NATS(t), "1/hour")
+	nc, c, _ := underLimit(t, testenv.NATS(t), "1/hour")
 	for _, user := range []string{"42", "43"} {
 		denied(t, c, user)
 	}
@@ -157,7 +157,7 @@ func TestLocalDenialsAreFolded(t *testing.T) {
 // Whatever happens to a limit drops what is remembered of it.
 func TestNoticesDropDenials(t *testing.T) {
 	t.Parallel()
-	nc, c, _ := limited(t, testenv.NATS(t), "1/hour")
+	nc, c, _ := underLimit(t, testenv.NATS(t), "1/hour")
 	operator := connect(t, testenv.Connect(t, nc.ConnectedUrl()), gateway.Config{Name: "operator"})
 	passes := func(what string) {
 		t.Helper()
@@ -237,7 +237,7 @@ func TestReconnectDropsDenials(t *testing.T) {
 // A request with an id of its own may repeat one that was admitted.
 func TestRequestsWithAnIDAreAsked(t *testing.T) {
 	t.Parallel()
-	_, c, _ := limited(t, testenv.NATS(t), "1/hour")
+	_, c, _ := underLimit(t, testenv.NATS(t), "1/hour")
 	first := gateway.Request{ID: "one", Tenant: "acme", User: "42"}
 	for range 2 {
 		d, err := c.Check(t.Context(), first)

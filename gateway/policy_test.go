@@ -38,15 +38,15 @@ func apply(t *testing.T, nc *nats.Conn, text string) uint64 {
 	return number
 }
 
-// storeReports makes what keeps the reports of clients, so that Close need not
-// wait for a limiter.
-func storeReports(t *testing.T, nc *nats.Conn) {
+// store makes what keeps the reports or outcomes of clients, so that Close need
+// not wait for a limiter.
+func store(t *testing.T, nc *nats.Conn, stream, subject string) {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}}
+	config := jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}
 	if _, err := js.CreateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestRulesSayOnError(t *testing.T) {
 func TestFollowsThePolicy(t *testing.T) {
 	t.Parallel()
 	nc := testenv.Connect(t, testenv.NATS(t))
-	storeReports(t, nc)
+	store(t, nc, names.ReportsStream(), names.Reports(0))
 	c := connect(t, nc, gateway.Config{Timeout: time.Millisecond})
 	login := gateway.Request{Tenant: "acme", User: "42", Path: "/login"}
 	verdict := func() gateway.Verdict {
@@ -182,7 +182,7 @@ func TestFollowsThePolicy(t *testing.T) {
 func TestPolicySaysTimeout(t *testing.T) {
 	t.Parallel()
 	nc := testenv.Connect(t, testenv.NATS(t))
-	storeReports(t, nc)
+	store(t, nc, names.ReportsStream(), names.Reports(0))
 	number := apply(t, nc, "version: 1\ndefaults: { timeout: 300ms }\ntenants: {}")
 	follows(t, connect(t, nc, gateway.Config{Name: "own", Timeout: time.Millisecond}), number)
 	c := connect(t, nc, gateway.Config{})

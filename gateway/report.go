@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/internal/events"
 )
 
-// maxBatch bounds how many spilled requests are stored in one go.
+// maxBatch bounds how many requests or outcomes are stored in one go.
 const maxBatch = 256
 
 // RequestError says which of several requests, or outcomes of some, is wrong.
@@ -150,28 +150,53 @@ func (c *Client) publish(ctx context.Context, m message) (jetstream.PubAckFuture
 	}
 }
 
-// reportSpilled reports, in order, what Check had no decision for or denied
-// locally, until Close; then for drainTimeout at most.
-func (c *Client) reportSpilled() {
+// drain stores what comes through a queue, in order and many at once, until that
+// is closed; then for drainTimeout at most.
+func drain[T any](c *Client, queue <-chan T, store func(context.Context, []T) error, lost func([]T)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	context.AfterFunc(c.closing, func() { time.AfterFunc(drainTimeout, cancel) })
-	batch := make([]Request, 0, maxBatch)
-	for r := range c.spill {
-		batch = append(batch[:0], r)
-		for len(batch) < maxBatch && len(c.spill) > 0 {
-			batch = append(batch, <-c.spill)
+	batch := make([]T, 0, maxBatch)
+	for one := range queue {
+		batch = append(batch[:0], one)
+		for len(batch) < maxBatch && len(queue) > 0 {
+			batch = append(batch, <-queue)
 		}
-		store := func() error {
-			attempt, done := context.WithTimeout(ctx, drainTimeout)
+		attempt := func() error {
+			inTime, done := context.WithTimeout(ctx, drainTimeout)
 			defer done()
-			return c.report(attempt, batch)
+			return store(inTime, batch)
 		}
 		again := backoff.NewExponentialBackOff(backoff.WithMaxInterval(time.Second), backoff.WithMaxElapsedTime(0))
-		if err := backoff.Retry(store, backoff.WithContext(again, ctx)); err != nil {
-			for i := range batch { // only when Close ran out of time
-				c.overflow.Add(max(batch[i].Count, 1))
-			}
+		if err := backoff.Retry(attempt, backoff.WithContext(again, ctx)); err != nil {
+			lost(batch) // only when Close ran out of time
 		}
 	}
+}
+
+// reportSpilled reports what Check had no decision for or denied locally.
+func (c *Client) reportSpilled() {
+	drain(c, c.spill, c.report, func(list []Request) {
+		for i := range list {
+			c.overflow.Add(max(list[i].Count, 1))
+		}
+	})
+}
+
+// tell tells of an outcome in the background, if there is room for it. Nothing
+// is wrong with it: it would hold up others.
+func (c *Client) tell(o Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(c.answered) == cap(c.answered) {
+		c.untold.Add(1)
+		return
+	}
+	c.answered <- o // has room: all senders hold mu
+}
+
+// tellAnswered stores what tell is given.
+func (c *Client) tellAnswered() {
+	outcome := func(ctx context.Context, list []Outcome) error { return c.Outcome(ctx, list...) }
+	drain(c, c.answered, outcome, func(list []Outcome) { c.untold.Add(int64(len(list))) })
 }
