@@ -35,9 +35,6 @@ type kind[E any] struct {
 // All events are stored, or none is if one is wrong.
 func storing[E any](s *Server, k kind[E]) func(http.ResponseWriter, *http.Request) int {
 	return func(w http.ResponseWriter, r *http.Request) int {
-		if code := onlyPOST(w, r); code != 0 {
-			return code
-		}
 		if !s.takeBody(r.Context()) {
 			return later(w, "Too many "+k.name+" arrive at once.")
 		}

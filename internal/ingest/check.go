@@ -23,9 +23,6 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // X-Request-Id often comes from the end user, who could repeat one to be
 // charged once.
 func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
-	if code := onlyPOST(w, r); code != 0 {
-		return code
-	}
 	buffer := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(buffer)
 	buffer.Reset()

@@ -55,6 +55,11 @@ func TestCheckAnswers(t *testing.T) {
 		}, `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,` +
 			`"detail":"Request was throttled. Expected available in 16 seconds.","violated-policies":["per-minute"],"id":"a","verdict":"deny","reason":"rule","rule":"per-minute","key":"42","limit":256,` +
 			`"window_ms":60000,"remaining":0,"reset_ms":6001,"retry_after_ms":15001,"cost":1,"policy":0,"decided_at":"2026-11-23T14:32:25Z"}` + "\n"},
+		{"denied by several", with(func(d *events.Decision) {
+			deny(1)(d)
+			d.Violated, d.Shadow = []string{"per-minute", "per-day"}, []string{"try"}
+		}), 429,
+			map[string]string{policy: `"per-minute";q=256;w=60`}, `"violated-policies":["per-minute","per-day"],"id":"a"`},
 		{"denied for whole seconds", with(deny(16_000)), 429, map[string]string{retry: "16"}, "available in 16 seconds."},
 		{"denied for a millisecond", with(deny(1)), 429, map[string]string{retry: "1"}, "available in 1 second."},
 		{"denied for good", with(func(d *events.Decision) { deny(0)(d); d.Cost = 300 }), 429, map[string]string{limit: "256", retry: ""},
@@ -224,7 +229,7 @@ func TestLargeBodyOfASimpleClient(t *testing.T) {
 	if _, err := conn.Write(bytes.Repeat([]byte("x"), size)); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), httptest.NewRequest("POST", "/v1/check", nil))
 	if a := read(t, resp, err); a.code != 413 {
 		t.Errorf("got %d %s", a.code, a.body)
 	}

@@ -20,7 +20,10 @@ func TestExplain(t *testing.T) {
 		if r.User != "42" {
 			t.Errorf("request %+v", r)
 		}
-		return events.Explanation{Decision: denied, Rules: []events.ExplainedRule{{Rule: "posts", Why: "when: false"}}}, result
+		return events.Explanation{Decision: denied, Rules: []events.ExplainedRule{
+			{Rule: "posts", Why: "when: false"},
+			{Rule: "try", Mode: events.ModeShadow, Charge: &events.ExplainedCharge{Key: "42", Limit: 1, WindowMS: 1, Buckets: 60, Cost: 1, Used: 1, ResetMS: 1, RetryAfterMS: 1, Override: events.OverrideCommand, Until: denied.DecidedAt}},
+		}}, result
 	}}
 	e := mustServe(t, usual, g, true)
 	for _, tt := range []struct {
@@ -28,7 +31,7 @@ func TestExplain(t *testing.T) {
 		status int
 		body   string
 	}{
-		{nil, http.StatusOK, `"rules":[{"rule":"posts","why":"when: false"}]}`},
+		{nil, http.StatusOK, `"rules":[{"rule":"posts","why":"when: false"},{"rule":"try","mode":"shadow","charge":{"key":"42"`},
 		{&events.FieldError{Field: "cost", Value: "-1", Want: "more"}, http.StatusBadRequest, `"field":"cost"`},
 		{errors.New("no limiter has answered"), http.StatusServiceUnavailable, "No explanation can be asked for: no limiter has answered."},
 	} {

@@ -5,10 +5,12 @@ package ingest
 
 import (
 	"context"
+	_ "embed" // the OpenAPI document
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -73,10 +75,11 @@ func New(config Config, gateway decider, connected func() bool, registry *promet
 		bodies:  make(chan struct{}, maxBodies),
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/v1/check", s.handle("check", s.check))
+	mux.Handle("POST /v1/check", s.handle("check", s.check))
 	mux.Handle("/v1/auth", s.handle("auth", s.auth))
-	mux.Handle("/v1/reports", s.handle("reports", storing(s, kind[events.Request]{"reports", report, gateway.Report, s.metrics.reports})))
-	mux.Handle("/v1/outcomes", s.handle("outcomes", storing(s, kind[events.Outcome]{"outcomes", outcome, gateway.Outcome, s.metrics.outcomes})))
+	mux.Handle("POST /v1/reports", s.handle("reports", storing(s, kind[events.Request]{"reports", report, gateway.Report, s.metrics.reports})))
+	mux.Handle("POST /v1/outcomes", s.handle("outcomes", storing(s, kind[events.Outcome]{"outcomes", outcome, gateway.Outcome, s.metrics.outcomes})))
+	mux.Handle("GET /openapi.yaml", s.handle("openapi", document))
 	mux.Handle("/", s.handle("none", unknown))
 	serve.Operations(mux, func(context.Context) error {
 		if !connected() {
@@ -100,16 +103,6 @@ func (s *Server) handle(name string, serve func(http.ResponseWriter, *http.Reque
 	})
 }
 
-// onlyPOST refuses every other method. It returns the status it answered with,
-// or 0 for a POST.
-func onlyPOST(w http.ResponseWriter, r *http.Request) int {
-	if r.Method == http.MethodPost {
-		return 0
-	}
-	w.Header().Set("Allow", http.MethodPost)
-	return refuse(w, http.StatusMethodNotAllowed, fmt.Sprintf("%s takes POST, found %s.", r.URL.Path, r.Method))
-}
-
 // refuse answers with a problem that is all in its detail.
 func refuse(w http.ResponseWriter, code int, detail string) int {
 	problem.Write(w, problem.Details{Status: code, Detail: detail})
@@ -122,7 +115,32 @@ func later(w http.ResponseWriter, detail string) int {
 	return refuse(w, http.StatusServiceUnavailable, detail)
 }
 
+// endpoints are all that there are, each with the only method that it takes.
+var endpoints = []string{
+	"POST /v1/check", "/v1/auth", "POST /v1/reports", "POST /v1/outcomes",
+	"GET /openapi.yaml", "GET /healthz", "GET /readyz", "GET /metrics",
+}
+
+// unknown answers what no endpoint takes.
 func unknown(w http.ResponseWriter, r *http.Request) int {
-	return refuse(w, http.StatusNotFound, fmt.Sprintf("There is no %s %s. There are POST /v1/check, /v1/auth, POST /v1/reports, "+
-		"POST /v1/outcomes, GET /healthz, GET /readyz and GET /metrics.", r.Method, r.URL.Path))
+	for _, endpoint := range endpoints {
+		method, path, _ := strings.Cut(endpoint, " ")
+		if path == r.URL.Path {
+			w.Header().Set("Allow", method)
+			return refuse(w, http.StatusMethodNotAllowed, fmt.Sprintf("%s takes %s, found %s.", path, method, r.Method))
+		}
+	}
+	last := len(endpoints) - 1
+	return refuse(w, http.StatusNotFound, fmt.Sprintf("There is no %s %s. There are %s and %s.",
+		r.Method, r.URL.Path, strings.Join(endpoints[:last], ", "), endpoints[last]))
+}
+
+//go:embed openapi.yaml
+var openapi []byte
+
+// document answers GET /openapi.yaml.
+func document(w http.ResponseWriter, _ *http.Request) int {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(openapi) // a client that went away needs no answer
+	return http.StatusOK
 }

@@ -126,6 +126,7 @@ func read(tb testing.TB, resp *http.Response, err error) answer {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	keepsContract(tb, resp, string(text))
 	a := answer{code: resp.StatusCode, header: resp.Header, body: string(text)}
 	if strings.HasPrefix(a.body, "{") {
 		if err := json.Unmarshal(text, &a.member); err != nil {
@@ -165,12 +166,14 @@ func TestEndpoints(t *testing.T) {
 	}{
 		{"GET", "/v1/check", 405, "Allow: POST", "/v1/check takes POST, found GET."},
 		{"DELETE", "/v1/reports", 405, "Allow: POST", "/v1/reports takes POST, found DELETE."},
-		{"POST", "/healthz", 404, "", "There is no POST /healthz."},
+		{"OPTIONS", "/v1/check", 405, "Allow: POST", "/v1/check takes POST, found OPTIONS."},
+		{"POST", "/healthz", 405, "Allow: GET", "/healthz takes GET, found POST."},
+		{"DELETE", "/openapi.yaml", 405, "Allow: GET", "/openapi.yaml takes GET, found DELETE."},
 		{"GET", "/healthz", 200, "Content-Type: text/plain; charset=utf-8", "ok\n"},
 		{"GET", "/readyz", 503, "Retry-After: 1", "there is no connection to NATS"},
-		{"GET", "/v2/check", 404, "", "There is no GET /v2/check. There are POST /v1/check, /v1/auth, POST /v1/reports"},
+		{"GET", "/v2/check", 404, "", "There is no GET /v2/check. There are POST /v1/check, /v1/auth, POST /v1/reports, POST /v1/outcomes, GET /openapi.yaml, GET /healthz, GET /readyz and GET /metrics."},
 		{"POST", "/", 404, "", "There is no POST /. There are"},
-		{"GET", "/metrics", 200, "", `weir_ingest_requests_total{code="404",handler="none"} 3`},
+		{"GET", "/metrics", 200, "", `weir_ingest_requests_total{code="404",handler="none"} 2`},
 	} {
 		t.Run(tt.method+tt.path, func(t *testing.T) {
 			r, err := http.NewRequestWithContext(t.Context(), tt.method, e.URL+tt.path, nil)
