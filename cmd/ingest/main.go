@@ -1,4 +1,4 @@
-// Ingest takes checks and reports over HTTP.
+// Ingest takes checks and reports over HTTP, and checks of Envoy over gRPC.
 package main
 
 import (
@@ -21,7 +21,8 @@ import (
 // flags go before the environment, and that before the defaults.
 type flags struct {
 	HTTPAddr string           `help:"Address of the HTTP endpoints." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
-	Insecure bool             `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+	GRPCAddr string           `help:"Address of Envoy's rate limit service." default:"127.0.0.1:8081" env:"WEIR_GRPC_ADDR" name:"grpc-addr"`
+	Insecure bool             `help:"Let other machines reach --http-addr and --grpc-addr." env:"WEIR_INSECURE"`
 	NATS     string           `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Gateway  string           `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
 	Prefix   string           `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
@@ -37,7 +38,7 @@ func main() { service.Main("ingest", run) }
 
 func run(ctx context.Context, args []string) error {
 	var f flags
-	if err := service.Parse(&f, "ingest", "Takes checks and reports for Weir over HTTP.", args); err != nil {
+	if err := service.Parse(&f, "ingest", "Takes checks and reports for Weir over HTTP, and checks of Envoy over gRPC.", args); err != nil {
 		return err
 	}
 	if f.Gateway == "" {
@@ -55,11 +56,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
-	if err != nil {
+	var on ingest.Listeners
+	if on.HTTP, err = serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure); err != nil {
 		return err
 	}
-	defer listener.Close() // unless serving on it has
+	defer on.HTTP.Close() // unless serving on it has
+	if on.GRPC, err = serve.Listen(ctx, "--grpc-addr", f.GRPCAddr, f.Insecure); err != nil {
+		return err
+	}
+	defer on.GRPC.Close() // likewise
 	nc, err := bus.Connect(ctx, f.NATS, "weir-ingest", log)
 	if err != nil {
 		return err
@@ -75,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	edge := ingest.New(ingest.Config{Strict: f.Strict, Headers: f.Headers, Proxies: proxies}, client, nc.IsConnected, registry, log)
 
-	err = serve.Run(ctx, listener, edge.Handler(), log.Named("ingest"))
+	err = edge.Run(ctx, on)
 	err = errors.Join(err, client.Close()) // reports what had no decision
 	log.Info("ended", zap.Error(err))
 	return err

@@ -55,7 +55,7 @@ func checkOnce(t *testing.T, args []string) (status int, answer string) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, append(args, "--http-addr", addr)) }()
+	go func() { ended <- run(ctx, append(args, "--http-addr", addr, "--grpc-addr", "127.0.0.1:0")) }()
 	testenv.Eventually(t, 10*time.Second, func() error {
 		resp, err := http.Get("http://" + addr + "/readyz")
 		if err != nil {
@@ -90,9 +90,10 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"--on-error maybe", `--on-error must be one of "allow","deny" but got "maybe"`},
 		{"--headers all", "--headers: headers: want x-ratelimit, ietf"},
 		{"--trusted-proxies some", "--trusted-proxies: proxies: want"},
-		{"--http-addr 127.0.0.1:0 --nats ftp://x", "NATS URL"},
-		{"--http-addr 127.0.0.1:0 --gateway a.b --shards 101 --nats " + url, "name: want 1 to 64 characters"},
-		{"--http-addr 127.0.0.1:0 --gateway a.b --shards 101 --nats " + url, "shards: want 1 to 100"},
+		{"--http-addr 127.0.0.1:0 --grpc-addr :0", "--grpc-addr: want a loopback host"},
+		{"--http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 --nats ftp://x", "NATS URL"},
+		{"--http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 --gateway a.b --shards 101 --nats " + url, "name: want 1 to 64 characters"},
+		{"--http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 --gateway a.b --shards 101 --nats " + url, "shards: want 1 to 100"},
 	} {
 		err := run(t.Context(), strings.Fields(tt.args))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -21,6 +21,7 @@ import (
 // the private cluster's password.
 type addresses struct {
 	Check     string `json:"check"`
+	GRPC      string `json:"grpc"` // host:port
 	Analytics string `json:"analytics"`
 	NATS      string `json:"nats"`
 	Postgres  string `json:"postgres"`

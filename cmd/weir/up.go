@@ -44,11 +44,12 @@ type upCommand struct {
 	HTTPAddr      string         `help:"Address of checks and reports; port 0 takes a free one, here and below." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
 	Proxies       string         `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
 	Headers       answer.Headers `help:"Headers that tell of a limit: x-ratelimit, ietf, both, or none." default:"x-ratelimit,ietf" env:"WEIR_HEADERS"`
+	GRPCAddr      string         `help:"Address of Envoy's rate limit service." default:"127.0.0.1:8081" env:"WEIR_GRPC_ADDR" name:"grpc-addr"`
 	AnalyticsAddr string         `help:"Address of queries." default:"127.0.0.1:8090" env:"WEIR_ANALYTICS_ADDR"`
 	NATSAddr      string         `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
 	PostgresAddr  string         `help:"Address of the private Postgres cluster." default:"127.0.0.1:5433" env:"WEIR_POSTGRES_ADDR" name:"postgres-addr"`
 	Sync          bool           `help:"Let every block reach the disk before it counts as stored: survives a power cut, costs a sync a block." env:"WEIR_SYNC"`
-	Insecure      bool           `help:"Let other machines reach --http-addr and --analytics-addr." env:"WEIR_INSECURE"`
+	Insecure      bool           `help:"Let other machines reach --http-addr, --grpc-addr and --analytics-addr." env:"WEIR_INSECURE"`
 	Verbose       bool           `help:"Log what happens, not only what goes wrong." short:"v" env:"WEIR_VERBOSE"`
 }
 
@@ -79,15 +80,16 @@ type up struct {
 	registry *prometheus.Registry
 	closers  []func() error // in the order of opening
 
-	check, analytics net.Listener
-	addresses        addresses
-	postgres         *embedded.Postgres // nil if it is somebody else's
-	policy           *policy.Policy
-	shards           int
-	client           *gateway.Client
-	edge             *ingest.Server
-	limiter          *limiter.Fleet
-	writer           *writer.Writer
+	edges     ingest.Listeners
+	analytics net.Listener
+	addresses addresses
+	postgres  *embedded.Postgres // nil if it is somebody else's
+	policy    *policy.Policy
+	shards    int
+	client    *gateway.Client
+	edge      *ingest.Server
+	limiter   *limiter.Fleet
+	writer    *writer.Writer
 }
 
 // opened remembers what is to be closed, the last first.
@@ -113,15 +115,20 @@ func (u *up) open(ctx context.Context) error {
 }
 
 func (u *up) listen(ctx context.Context) (err error) {
-	if u.check, err = serve.Listen(ctx, "--http-addr", u.HTTPAddr, u.Insecure); err != nil {
+	if u.edges.HTTP, err = serve.Listen(ctx, "--http-addr", u.HTTPAddr, u.Insecure); err != nil {
 		return err
 	}
-	u.opened(u.closeListener(u.check))
+	u.opened(u.closeListener(u.edges.HTTP))
+	if u.edges.GRPC, err = serve.Listen(ctx, "--grpc-addr", u.GRPCAddr, u.Insecure); err != nil {
+		return err
+	}
+	u.opened(u.closeListener(u.edges.GRPC))
 	if u.analytics, err = serve.Listen(ctx, "--analytics-addr", u.AnalyticsAddr, u.Insecure); err != nil {
 		return err
 	}
 	u.opened(u.closeListener(u.analytics))
-	u.addresses.Check = "http://" + u.check.Addr().String()
+	u.addresses.Check = "http://" + u.edges.HTTP.Addr().String()
+	u.addresses.GRPC = u.edges.GRPC.Addr().String()
 	u.addresses.Analytics = "http://" + u.analytics.Addr().String()
 	return nil
 }
@@ -257,7 +264,7 @@ func (u *up) run(ctx context.Context, out io.Writer) error {
 	writing, stopWriter := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		defer stopLimiter()
-		return serve.Run(inner, u.check, u.edge.Handler(), u.log.Named("ingest"))
+		return u.edge.Run(inner, u.edges)
 	})
 	group.Go(func() error {
 		defer stopWriter()
@@ -322,6 +329,7 @@ func (u *up) announce(ctx context.Context, out io.Writer) error {
 	_, err := fmt.Fprintf(out, `Weir is up.
 
   check      %s/v1/check
+  grpc       %s (Envoy's rate limit service)
   analytics  %s/v1/query
   nats       %s
   postgres   %s
@@ -333,7 +341,7 @@ Try:
   curl -d '{"tenant":"acme","user":"42","method":"GET","path":"/api/order/history/"}' %s/v1/check
 
 Ctrl-C ends everything.
-`, u.addresses.Check, u.addresses.Analytics, u.addresses.NATS, u.addresses.Postgres, rules,
+`, u.addresses.Check, u.addresses.GRPC, u.addresses.Analytics, u.addresses.NATS, u.addresses.Postgres, rules,
 		short(u.Data), u.addresses.Check)
 	return err
 }

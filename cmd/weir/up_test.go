@@ -22,11 +22,11 @@ import (
 type system struct {
 	*testenv.Process
 	data      string
-	addresses struct{ Check, Analytics, NATS, Postgres string }
+	addresses struct{ Check, GRPC, Analytics, NATS, Postgres string }
 }
 
 // freePorts are the flags with which no two systems meet.
-var freePorts = []string{"--http-addr=127.0.0.1:0", "--analytics-addr=127.0.0.1:0", "--nats-addr=127.0.0.1:0", "--postgres-addr=127.0.0.1:0"}
+var freePorts = []string{"--http-addr=127.0.0.1:0", "--grpc-addr=127.0.0.1:0", "--analytics-addr=127.0.0.1:0", "--nats-addr=127.0.0.1:0", "--postgres-addr=127.0.0.1:0"}
 
 // up starts a system on a data directory and waits until it serves.
 func up(t *testing.T, data string, args ...string) *system {

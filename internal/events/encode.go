@@ -26,7 +26,7 @@ func (o *object) name(name string) {
 func (o *object) text(name, value string) {
 	if value != "" {
 		o.name(name)
-		o.dst = appendText(o.dst, value)
+		o.dst = AppendText(o.dst, value)
 	}
 }
 
@@ -40,7 +40,7 @@ func (o *object) texts(name string, values []string) {
 		if i > 0 {
 			o.dst = append(o.dst, ',')
 		}
-		o.dst = appendText(o.dst, value)
+		o.dst = AppendText(o.dst, value)
 	}
 	o.dst = append(o.dst, ']')
 }
@@ -159,7 +159,7 @@ func (o *object) decision(d *Decision) {
 	if d.Rule != "" {
 		o.text("rule", d.Rule)
 		o.name("key")
-		o.dst = appendText(o.dst, d.Key)
+		o.dst = AppendText(o.dst, d.Key)
 		o.always("limit", d.Limit)
 		o.always("window_ms", d.WindowMS)
 		o.always("remaining", d.Remaining)
@@ -213,7 +213,7 @@ func appendCharge(dst []byte, c *Charge) []byte {
 	o := object{dst: append(dst, '{')}
 	o.text("rule", c.Rule)
 	o.name("key")
-	o.dst = appendText(o.dst, c.Key)
+	o.dst = AppendText(o.dst, c.Key)
 	o.always("limit", c.Limit)
 	o.always("window_ms", c.WindowMS)
 	o.always("cost", c.Cost)

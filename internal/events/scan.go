@@ -372,8 +372,8 @@ func (p *scanner) skip(field string, depth int) error {
 	return p.fault(field, "a value")
 }
 
-// appendText appends s as a JSON string. s must be valid UTF-8.
-func appendText(dst []byte, s string) []byte {
+// AppendText appends s as a JSON string. s must be valid UTF-8.
+func AppendText(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
 	for i := 0; i < len(s); i++ {

@@ -79,9 +79,14 @@ func report(payload []byte, strict bool) (events.Request, error) {
 	if err != nil {
 		return r, err
 	}
-	valid := r
-	valid.Gateway, valid.APIKey = someName, "" // who the gateway is, and the key's hash, are the client's to put in
-	return r, valid.Validate()
+	return r, validate(r)
+}
+
+// validate finds what the gateway's client would. Who the gateway is, and the
+// API key's hash, are the client's to put in.
+func validate(r events.Request) error {
+	r.Gateway, r.APIKey = someName, ""
+	return r.Validate()
 }
 
 // outcome reads one outcome, like report.

@@ -1,6 +1,7 @@
-// Package ingest is the HTTP edge: checks, reports and outcomes for those who do not
-// speak NATS. It holds nothing of its own; every answer is the gateway
-// client's, and what is reported is acknowledged only once it is stored.
+// Package ingest is the edge for those who do not speak NATS: checks, reports and
+// outcomes over HTTP, and Envoy's rate limit service over gRPC. It holds nothing
+// of its own; every answer is the gateway client's, and what is reported is
+// acknowledged only once it is stored.
 package ingest
 
 import (
@@ -8,12 +9,14 @@ import (
 	_ "embed" // the OpenAPI document
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/answer"
@@ -64,6 +67,9 @@ type Server struct {
 	metrics *metrics
 	bodies  chan struct{} // a place for each body of a batch in memory
 	handler http.Handler
+
+	connected func() bool
+	log       *zap.Logger
 }
 
 // New makes an edge over a gateway client. It is ready while connected says so.
@@ -71,8 +77,9 @@ type Server struct {
 func New(config Config, gateway decider, connected func() bool, registry *prometheus.Registry, log *zap.Logger) *Server {
 	s := &Server{
 		config: config, gateway: gateway,
-		metrics: newMetrics(registry, gateway.Overflow),
-		bodies:  make(chan struct{}, maxBodies),
+		metrics:   newMetrics(registry, gateway.Overflow),
+		bodies:    make(chan struct{}, maxBodies),
+		connected: connected, log: log.Named("ingest"),
 	}
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/check", s.handle("check", s.check))
@@ -86,12 +93,26 @@ func New(config Config, gateway decider, connected func() bool, registry *promet
 			return errors.New("there is no connection to NATS")
 		}
 		return nil
-	}, registry, log.Named("ingest"))
+	}, registry, s.log)
 	s.handler = mux
 	return s
 }
 
-// Handler serves the edge's endpoints.
+// Listeners are where the edge serves; Run closes both.
+type Listeners struct {
+	HTTP net.Listener
+	GRPC net.Listener // Envoy's rate limit service
+}
+
+// Run serves until ctx ends; then it answers what it has taken and returns nil.
+func (s *Server) Run(ctx context.Context, on Listeners) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serve.Run(ctx, on.HTTP, s.handler, s.log) })
+	group.Go(func() error { return s.serveGRPC(ctx, on.GRPC) })
+	return group.Wait()
+}
+
+// Handler serves the edge's HTTP endpoints.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // handle counts an endpoint's answers. The endpoint returns the status it

@@ -11,6 +11,7 @@ import (
 
 type metrics struct {
 	requests *prometheus.CounterVec
+	calls    *prometheus.CounterVec
 	refused  *prometheus.CounterVec
 	reports  prometheus.Counter
 	outcomes prometheus.Counter
@@ -23,6 +24,8 @@ func newMetrics(r prometheus.Registerer, unrecorded func() int64) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_ingest_requests_total", Help: "HTTP requests answered, by endpoint and status; 499 is a client that did not wait."}, []string{"handler", "code"}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_ingest_grpc_requests_total", Help: "gRPC requests answered, by method and by what Envoy was told (OK, OVER_LIMIT), or the error's code."}, []string{"method", "code"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_ingest_refused_total", Help: "Events refused, by the field that is wrong."}, []string{"field"}),
 		reports: prometheus.NewCounter(prometheus.CounterOpts{
@@ -36,7 +39,7 @@ func newMetrics(r prometheus.Registerer, unrecorded func() int64) *metrics {
 	lost := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "weir_ingest_unrecorded_total", Help: "Requests without a decision that could not be recorded either."},
 		func() float64 { return float64(unrecorded()) })
-	r.MustRegister(m.requests, m.refused, m.reports, m.outcomes, m.check, lost)
+	r.MustRegister(m.requests, m.calls, m.refused, m.reports, m.outcomes, m.check, lost)
 	return m
 }
 

@@ -19,16 +19,8 @@ var names = events.Names{Prefix: events.DefaultPrefix}
 func mustBus(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	nc := testenv.Connect(t, testenv.NATS(t))
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for stream, subject := range map[string]string{names.ReportsStream(): names.Reports(0), names.OutcomesStream(): names.Outcomes(0)} {
-		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_, err = nc.Subscribe(names.Checks(0), func(m *nats.Msg) {
+	js := mustStreams(t, nc)
+	_, err := nc.Subscribe(names.Checks(0), func(m *nats.Msg) {
 		from, err := names.ParseOrigin(m.Subject)
 		if err != nil {
 			t.Error(err)
@@ -51,6 +43,27 @@ func mustBus(t *testing.T) (*nats.Conn, jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	return nc, js
+}
+
+func mustJetStream(t *testing.T, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// mustStreams makes what keeps reports and outcomes, as a limiter does.
+func mustStreams(t *testing.T, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js := mustJetStream(t, nc)
+	for stream, subject := range map[string]string{names.ReportsStream(): names.Reports(0), names.OutcomesStream(): names.Outcomes(0)} {
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return js
 }
 
 func mustClient(t *testing.T, nc *nats.Conn) *gateway.Client {

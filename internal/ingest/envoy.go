@@ -1,0 +1,79 @@
+package ingest
+
+import (
+	"context"
+	"time"
+
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirhq/weir/internal/answer"
+	"github.com/weirhq/weir/internal/events"
+)
+
+// rateLimits is Envoy's rate limit service, version 3. Each descriptor of a
+// request is a check of its own: one that is denied gives nothing back of what
+// the others have charged, as Envoy has it of every such service.
+type rateLimits struct {
+	rls.UnimplementedRateLimitServiceServer
+	gateway decider
+	metrics *metrics
+	headers answer.Headers // that tell of a limit
+}
+
+// ShouldRateLimit answers with an error only if there is nothing to say of the
+// request, so that Envoy's failure_mode_deny decides. A decision that did not
+// come in time is the policy's to replace, and an answer like any other.
+func (s *rateLimits) ShouldRateLimit(ctx context.Context, asked *rls.RateLimitRequest) (*rls.RateLimitResponse, error) {
+	requests, err := readDescriptors(asked)
+	if err != nil {
+		s.metrics.refuse(err)
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	decisions, err := s.decide(ctx, requests)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, status.FromContextError(ctx.Err()).Err()
+	default:
+		return nil, status.Error(codes.Unavailable, "No decision can be asked for: "+err.Error()+".")
+	}
+	for i := range decisions {
+		if requests[i].Peek {
+			exhaust(&decisions[i])
+		}
+	}
+	return s.answer(decisions), nil
+}
+
+// decide asks for all decisions at once, so that they come in one block.
+func (s *rateLimits) decide(ctx context.Context, requests []events.Request) ([]events.Decision, error) {
+	decisions := make([]events.Decision, len(requests))
+	check := func(i int) (err error) {
+		start := time.Now()
+		if decisions[i], err = s.gateway.Check(ctx, requests[i]); err == nil {
+			s.metrics.decided(decisions[i].Verdict, time.Since(start))
+		}
+		return err
+	}
+	last := len(requests) - 1
+	var others errgroup.Group
+	for i := range last {
+		others.Go(func() error { return check(i) })
+	}
+	err := check(last)
+	if other := others.Wait(); err == nil {
+		err = other
+	}
+	return decisions, err
+}
+
+// exhaust makes a denial of what was asked with hits_addend 0 if nothing is
+// left. To Weir no units always fit; Envoy asks whether there is room for any.
+func exhaust(d *events.Decision) {
+	if d.Verdict == events.Allow && d.Rule != "" && d.Remaining == 0 {
+		d.Verdict, d.RetryAfterMS = events.Deny, d.ResetMS
+	}
+}
