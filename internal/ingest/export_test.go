@@ -1,0 +1,11 @@
+package ingest
+
+import (
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// NewRateLimits is Envoy's service without a server.
+func NewRateLimits(gateway decider) rls.RateLimitServiceServer {
+	return &rateLimits{gateway: gateway, metrics: newMetrics(prometheus.NewRegistry(), gateway.Overflow)}
+}
