@@ -51,23 +51,24 @@ func (s *rateLimits) ShouldRateLimit(ctx context.Context, asked *rls.RateLimitRe
 // decide asks for all decisions at once, so that they come in one block.
 func (s *rateLimits) decide(ctx context.Context, requests []events.Request) ([]events.Decision, error) {
 	decisions := make([]events.Decision, len(requests))
-	check := func(i int) (err error) {
-		start := time.Now()
-		if decisions[i], err = s.gateway.Check(ctx, requests[i]); err == nil {
-			s.metrics.decided(decisions[i].Verdict, time.Since(start))
-		}
-		return err
+	if len(requests) == 1 {
+		return decisions, s.check(ctx, requests[0], &decisions[0])
 	}
-	last := len(requests) - 1
-	var others errgroup.Group
-	for i := range last {
-		others.Go(func() error { return check(i) })
+	var asking errgroup.Group
+	for i := range requests {
+		asking.Go(func() error { return s.check(ctx, requests[i], &decisions[i]) })
 	}
-	err := check(last)
-	if other := others.Wait(); err == nil {
-		err = other
+	return decisions, asking.Wait()
+}
+
+func (s *rateLimits) check(ctx context.Context, r events.Request, into *events.Decision) error {
+	start := time.Now()
+	decision, err := s.gateway.Check(ctx, r)
+	if err == nil {
+		s.metrics.decided(decision.Verdict, time.Since(start))
+		*into = decision
 	}
-	return decisions, err
+	return err
 }
 
 // exhaust makes a denial of what was asked with hits_addend 0 if nothing is
