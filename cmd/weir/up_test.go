@@ -15,6 +15,11 @@ import (
 	"testing"
 	"time"
 
+	ratelimit "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
 	"github.com/weirhq/weir/internal/testenv"
 )
 
@@ -78,6 +83,25 @@ func (s *system) check(t *testing.T, user string) (status int, decision struct {
 		t.Fatal(err)
 	}
 	return answer.StatusCode, decision
+}
+
+// envoy asks as Envoy does.
+func (s *system) envoy(t *testing.T, user string) string {
+	t.Helper()
+	conn, err := grpc.NewClient(s.addresses.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	entry := &ratelimit.RateLimitDescriptor_Entry{Key: "user", Value: user}
+	answer, err := rls.NewRateLimitServiceClient(conn).ShouldRateLimit(t.Context(), &rls.RateLimitRequest{
+		Domain: "acme", Descriptors: []*ratelimit.RateLimitDescriptor{{Entries: []*ratelimit.RateLimitDescriptor_Entry{entry}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	only := answer.GetStatuses()[0]
+	return fmt.Sprintf("%v, %d of %d left", answer.GetOverallCode(), only.GetLimitRemaining(), only.GetCurrentLimit().GetRequestsPerUnit())
 }
 
 // counts asks how many requests are stored.
@@ -221,6 +245,12 @@ func TestUpWithShards(t *testing.T) {
 	if _, d := s.check(t, "42"); d.Remaining != 255 {
 		t.Errorf("over HTTP: %+v", d)
 	}
+	if got := s.envoy(t, "42"); got != "OK, 254 of 256 left" {
+		t.Errorf("over gRPC: %s", got)
+	}
+	if !strings.Contains(s.Output(), "  grpc       "+s.addresses.GRPC+" (") {
+		t.Errorf("it said:\n%s", s.Output())
+	}
 	out, err := weir(t, "audit", "--data", data)
 	if err != nil || !strings.Contains(out, "shard 3: ") || strings.Contains(out, "no journal") || strings.Contains(out, " 0 records") {
 		t.Errorf("weir audit: %v\n%s", err, out)
@@ -237,7 +267,7 @@ func TestUpWithShards(t *testing.T) {
 		t.Errorf("a start with another number: %v\n%s", err, out)
 	}
 	s = up(t, data)
-	if _, d := s.check(t, "42"); d.Remaining != 254 {
+	if _, d := s.check(t, "42"); d.Remaining != 253 {
 		t.Errorf("a start that is not told: %+v", d)
 	}
 }
@@ -294,10 +324,12 @@ func TestUpRefusesKindly(t *testing.T) {
 		want string
 	}{
 		{"http port taken", []string{"--http-addr", at}, "--http-addr: " + at + " is taken"},
+		{"grpc port taken", []string{"--grpc-addr", at}, "--grpc-addr: " + at + " is taken"},
 		{"analytics port taken", []string{"--analytics-addr", at}, "--analytics-addr: " + at + " is taken"},
 		{"nats port taken", []string{"--nats-addr", at}, "--nats-addr: "},
 		{"postgres port taken", []string{"--postgres-addr", at}, "--postgres-addr: "},
 		{"not loopback", []string{"--http-addr", "0.0.0.0:0"}, "--insecure"},
+		{"grpc not loopback", []string{"--grpc-addr", ":0"}, "--grpc-addr: want a loopback host"},
 		{"data is a file", []string{"--data", file}, file},
 		{"another version", []string{"--data", other}, `has layout "99", this program reads layout "1"`},
 		{"no such policy", []string{"--policy", "nowhere.yaml"}, "nowhere.yaml"},
