@@ -3,6 +3,7 @@ package ingest_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -488,6 +489,30 @@ func TestEnvoyUnits(t *testing.T) {
 		got, _ := c.ask(t, shouldLimit("acme", descriptor("user", "a")))
 		if want = "OK | OK per-minute 4294967295/" + want + ", 4294967295 left"; got != want {
 			t.Errorf("%v: %s, want %s", window, got, want)
+		}
+	}
+}
+
+// An answer's memory is its own, also when others have been written since.
+func TestEnvoyBodies(t *testing.T) {
+	decide := deciding(allowed)
+	decide.check = func(_ context.Context, r events.Request) (events.Decision, error) {
+		return with(func(d *events.Decision) { d.Verdict, d.Rule = events.Deny, r.User }), nil
+	}
+	limits := ingest.NewRateLimits(decide)
+	var bodies [][]byte
+	for i := range 20 {
+		rule := strings.Repeat(fmt.Sprint(i), 20-i)
+		response, err := limits.ShouldRateLimit(t.Context(), asking("acme", descriptor("user", rule)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies = append(bodies, response.GetRawBody())
+	}
+	for i, body := range bodies {
+		var denied struct{ Rule string }
+		if err := json.Unmarshal(body, &denied); err != nil || denied.Rule != strings.Repeat(fmt.Sprint(i), 20-i) {
+			t.Errorf("denial %d: %v in %s", i, err, body)
 		}
 	}
 }
