@@ -503,7 +503,7 @@ func TestEnvoyBodies(t *testing.T) {
 	var bodies [][]byte
 	for i := range 20 {
 		rule := strings.Repeat(fmt.Sprint(i), 20-i)
-		response, err := limits.ShouldRateLimit(t.Context(), asking("acme", descriptor("user", rule)))
+		response, err := limits.ShouldRateLimit(t.Context(), shouldLimit("acme", descriptor("user", rule)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -50,7 +50,7 @@ func TestGRPCHealth(t *testing.T) {
 		t.Errorf("of a service that there is none of: %v", err)
 	}
 	// Health does not keep anybody from asking: the policy says what then is.
-	if got, _ := c.ask(t, asking("acme", descriptor("user", "a"))); got == "" || got[:2] != "OK" {
+	if got, _ := c.ask(t, shouldLimit("acme", descriptor("user", "a"))); got == "" || got[:2] != "OK" {
 		t.Errorf("not serving: %s", got)
 	}
 }
@@ -110,7 +110,7 @@ func TestGRPCDrain(t *testing.T) {
 	}
 	got := make(chan string, 1)
 	go func() {
-		text, _ := c.ask(t, asking("acme", descriptor("user", "a")))
+		text, _ := c.ask(t, shouldLimit("acme", descriptor("user", "a")))
 		got <- text
 	}()
 	<-asked
@@ -164,7 +164,7 @@ func TestRunEndsWithAListener(t *testing.T) {
 // the answer.
 func BenchmarkEnvoy(b *testing.B) {
 	denied := with(func(d *events.Decision) { d.Verdict, d.RetryAfterMS = events.Deny, 15_001 })
-	request := asking("acme", descriptor("user_id", "42", ":method", "GET", ":path", "/api/order/history/"))
+	request := shouldLimit("acme", descriptor("user_id", "42", ":method", "GET", ":path", "/api/order/history/"))
 	for _, d := range []events.Decision{allowed, denied} {
 		b.Run(string(d.Verdict), func(b *testing.B) {
 			limits := ingest.NewRateLimits(deciding(d))
