@@ -63,6 +63,28 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// What a header would not keep of their ids tells outcomes apart all the same.
+func TestOutcomesOfSimilarRequests(t *testing.T) {
+	t.Parallel()
+	nc := testenv.Connect(t, testenv.NATS(t))
+	limitertest.Start(t, nc)
+	c := connect(t, nc, gateway.Config{})
+	ids := []string{"a b", "a\nb", "a\rb", " a b", "a b ", "a%20b", "é"}
+	for _, id := range ids {
+		if err := c.Outcome(t.Context(), gateway.Outcome{ID: id, Tenant: "acme"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), names.OutcomesStream())
+	if err != nil || stream.CachedInfo().State.Msgs != uint64(len(ids)) {
+		t.Errorf("%d outcomes, %v; want %d", stream.CachedInfo().State.Msgs, err, len(ids))
+	}
+}
+
 func TestOutcomeSendsAllOrNothingOfBadInput(t *testing.T) {
 	t.Parallel()
 	nc := testenv.Connect(t, testenv.NATS(t))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -84,6 +85,10 @@ type message struct {
 	payload []byte
 }
 
+// messageID tells any two requests apart, also those whose ids differ in what a
+// header does not keep: line breaks, spaces at its ends.
+func messageID(tenant, id string) string { return tenant + "/" + url.PathEscape(id) }
+
 // report stores reports.
 func (c *Client) report(ctx context.Context, requests []Request) error {
 	return store(ctx, c, requests, c.reportMessage)
@@ -92,7 +97,7 @@ func (c *Client) report(ctx context.Context, requests []Request) error {
 // reportMessage is a report as it travels; tenant and gateway are in the subject.
 func (c *Client) reportMessage(r Request) (message, error) {
 	shard, err := c.shard(r.Tenant)
-	m := message{subject: c.names.Report(shard, r.Tenant, r.Gateway), id: r.Tenant + "/" + r.ID + "/" + string(r.Reason)}
+	m := message{subject: c.names.Report(shard, r.Tenant, r.Gateway), id: messageID(r.Tenant, r.ID) + "/" + string(r.Reason)}
 	r.Tenant, r.Gateway = "", ""
 	m.payload = events.AppendRequest(make([]byte, 0, 256), &r)
 	return m, err
@@ -101,7 +106,7 @@ func (c *Client) reportMessage(r Request) (message, error) {
 // outcomeMessage is reportMessage for an outcome.
 func (c *Client) outcomeMessage(o Outcome) (message, error) {
 	shard, err := c.shard(o.Tenant)
-	m := message{subject: c.names.Outcome(shard, o.Tenant, o.Gateway), id: o.Tenant + "/" + o.ID}
+	m := message{subject: c.names.Outcome(shard, o.Tenant, o.Gateway), id: messageID(o.Tenant, o.ID)}
 	o.Tenant, o.Gateway = "", ""
 	m.payload = events.AppendOutcome(make([]byte, 0, 128), &o)
 	return m, err
