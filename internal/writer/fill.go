@@ -100,7 +100,6 @@ func firstMessage(ctx context.Context, l *journal.Log, start journal.Start) (jou
 // addBlock puts a block's records into the batch: a row each, or a dead letter if
 // it cannot be one.
 func (s *shard) addBlock(b *pg.Batch, m *journal.Message) {
-	skipTo(b, m.Seq)
 	block, fault := m.Block()
 	lines := strings.Count(block.Body, "\n")
 	if block.Body != "" && !strings.HasSuffix(block.Body, "\n") {
@@ -121,7 +120,6 @@ func (s *shard) addBlock(b *pg.Batch, m *journal.Message) {
 		}
 		place.Index++
 	}
-	b.Advance(b.To().Stream, m.Seq, m.Stored)
 }
 
 // addRecord adds one row, or says why it cannot.
@@ -146,14 +144,12 @@ func (s *shard) addRecord(b *pg.Batch, p pg.Place, r *events.Record, fault error
 // addOutcome puts an outcome into the batch: a row, or a dead letter if it cannot
 // be one.
 func (s *shard) addOutcome(b *pg.Batch, m *journal.Message) {
-	skipTo(b, m.Seq)
 	place := pg.Place{Seq: m.Seq, Stored: m.Stored, Line: string(m.Data)}
 	if o, err := s.readOutcome(m); err != nil {
 		b.Bury(place, fmt.Errorf("%s: %w", m.Subject, err))
 	} else {
 		b.AddOutcome(place, &o)
 	}
-	b.Advance(b.To().Stream, m.Seq, m.Stored)
 }
 
 // readOutcome decodes and validates an outcome. Tenant and gateway are its

@@ -27,7 +27,7 @@ type shard struct {
 	*Writer
 	number   int                               // or pg.OutcomesShard
 	stream   string                            // that holds the journal, or outcomes
-	add      func(*pg.Batch, *journal.Message) // puts what the stream holds into a batch
+	add      func(*pg.Batch, *journal.Message) // puts what a message holds into a batch
 	log      *zap.Logger
 	metrics  shardMetrics
 	retry    *backoff.ExponentialBackOff
@@ -206,7 +206,9 @@ func (s *shard) fill(ctx context.Context, b *pg.Batch, read <-chan journal.Messa
 			if m.Seq <= b.To().LastSeq {
 				return errChanged
 			}
+			skipTo(b, m.Seq)
 			s.add(b, &m)
+			b.Advance(b.To().Stream, m.Seq, m.Stored)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
