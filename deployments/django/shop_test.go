@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/limiter/limitertest"
@@ -55,7 +56,7 @@ func mustWeir(t *testing.T) *weir {
 		}
 	})
 	w.client = client
-	w.edge = ingest.New(ingest.Config{Strict: true}, client, w.nc.IsConnected, prometheus.NewRegistry(), zap.NewNop()).Handler()
+	w.edge = ingest.New(ingest.Config{Strict: true, Headers: answer.AllHeaders}, client, w.nc.IsConnected, prometheus.NewRegistry(), zap.NewNop()).Handler()
 	w.start(t)
 	t.Cleanup(func() { w.stop(t) })
 	return w
@@ -205,13 +206,13 @@ func (s *shop) policy(t *testing.T) string {
 // caller is who asks.
 type caller struct{ user, forwarded string }
 
-type answer struct {
+type reply struct {
 	code   int
 	header http.Header
 	body   string
 }
 
-func (s *shop) ask(t *testing.T, method, path string, c caller) answer {
+func (s *shop) ask(t *testing.T, method, path string, c caller) reply {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, nil)
 	if err != nil {
@@ -232,7 +233,7 @@ func (s *shop) ask(t *testing.T, method, path string, c caller) answer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(body)}
+	return reply{resp.StatusCode, resp.Header, string(body)}
 }
 
 // python is the first Python that has what the project needs: the system's
