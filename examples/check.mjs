@@ -1,6 +1,6 @@
 // Asks Weir over NATS:
 //
-//     npm install @nats-io/transport-node && node check.mjs nats://127.0.0.1:4222
+//     npm install && node check.mjs nats://127.0.0.1:4222
 import { connect } from "@nats-io/transport-node";
 
 const check = "weir.check.0.acme.node-1"; // shard, tenant, a name of this process alone
