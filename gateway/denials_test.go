@@ -108,7 +108,7 @@ func TestLocalDenialsChangeNoVerdict(t *testing.T) {
 				Path: "/", Cost: int64(random.IntN(3)), Peek: random.IntN(20) == 0}
 			return r
 		}
-		for range 200 {
+		for range 600 {
 			switch random.IntN(8) {
 			case 0:
 				now = now.Add(time.Duration(random.IntN(3_000_000)) * time.Microsecond)
