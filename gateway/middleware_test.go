@@ -282,28 +282,6 @@ func TestMiddlewareWithoutADecision(t *testing.T) {
 	}
 }
 
-// Outcomes that nobody stores hold up no request; what finds no room is counted.
-func TestLostOutcomesAreCounted(t *testing.T) {
-	t.Parallel()
-	nc := testenv.Connect(t, testenv.NATS(t))
-	store(t, nc, names.ReportsStream(), names.Reports(0))
-	c := connect(t, nc, gateway.Config{Shards: 1, Timeout: time.Microsecond})
-	h := middleware(t, c, gateway.MiddlewareConfig{Tenant: "acme"})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	const requests = 11_000
-	for range requests {
-		serve(h, httptest.NewRequest("GET", "/", nil))
-	}
-	if n := c.LostOutcomes(); n < 700 || n > 1000 {
-		t.Errorf("%d of %d outcomes are counted as lost, want what is over 10,000 and a batch", n, requests)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if n := c.LostOutcomes(); n != requests {
-		t.Errorf("after Close %d outcomes are counted as lost, want all %d", n, requests)
-	}
-}
-
 // Handlers behind the middleware can do what they can do without it, and the
 // outcome tells of it.
 func TestWhatHandlersDo(t *testing.T) {

@@ -21,19 +21,19 @@ var names = events.Names{Prefix: events.DefaultPrefix}
 
 // apply makes a text the newest revision, whether it parses or not, and returns
 // its number.
-func apply(t *testing.T, nc *nats.Conn, text string) uint64 {
-	t.Helper()
+func apply(tb testing.TB, nc *nats.Conn, text string) uint64 {
+	tb.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	newest, err := revision.Newest(t.Context(), js, names)
+	newest, err := revision.Newest(tb.Context(), js, names)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	number, err := revision.Put(t.Context(), js, names, []byte(text), newest.Number)
+	number, err := revision.Put(tb.Context(), js, names, []byte(text), newest.Number)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return number
 }
