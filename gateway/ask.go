@@ -15,25 +15,6 @@ import (
 	"github.com/weirhq/weir/internal/events"
 )
 
-// What is asked of a limiter beside decisions.
-type (
-	// Explanation says what would be decided of a request, and why.
-	Explanation = events.Explanation
-	// Command asks for a reset, an override, the end of one, or the list of
-	// those in force.
-	Command = events.Command
-	// Control is what a command has done to one key.
-	Control = events.Control
-)
-
-// The kinds of commands.
-const (
-	Reset    = events.ControlReset
-	Override = events.ControlOverride
-	Lift     = events.ControlLift
-	List     = events.CommandList
-)
-
 const (
 	// askTimeout bounds the wait for an answer, attemptTimeout that for one that
 	// may have been lost.

@@ -33,32 +33,6 @@ import (
 	"github.com/weirhq/weir/internal/policy"
 )
 
-// What travels; see DESIGN.md, section 8.
-type (
-	// Request is one API request. Tenant is required. An APIKey is given as it
-	// is and hashed before it travels.
-	Request = events.Request
-	// Outcome is what is known of a request only once it is answered. ID, the
-	// request's, and Tenant are required.
-	Outcome = events.Outcome
-	// Decision is what the limiter says of one request.
-	Decision = events.Decision
-	// Verdict is what became of a request.
-	Verdict = events.Verdict
-	// FieldError names a field of a request that is wrong.
-	FieldError = events.FieldError
-)
-
-// The two verdicts.
-const (
-	Allow = events.Allow
-	Deny  = events.Deny
-)
-
-// ReasonTimeout is the reason of a decision that the client made itself
-// because none came in time.
-const ReasonTimeout = events.ReasonTimeout
-
 // Config says who the gateway is and how it waits. The zero value of every
 // field but Name stands for its default: of the last two that is what the
 // policy's defaults say.

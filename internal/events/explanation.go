@@ -12,7 +12,7 @@ type Explanation struct {
 // ExplainedRule is what one rule has to do with one request.
 type ExplainedRule struct {
 	Rule   string           `json:"rule"`
-	Mode   string           `json:"mode,omitempty"`   // ModeShadow, or empty: enforced
+	Mode   string           `json:"mode,omitempty"`   // "shadow", or empty: enforced
 	Why    string           `json:"why,omitempty"`    // why it would not be charged
 	Charge *ExplainedCharge `json:"charge,omitempty"` // nil if it would not
 }
@@ -29,7 +29,7 @@ type ExplainedCharge struct {
 	ResetMS      int64     `json:"reset_ms,omitempty"`       // until the oldest unit counts no more, rounded up; absent if none does
 	Passes       bool      `json:"passes"`                   // there is room for the cost
 	RetryAfterMS int64     `json:"retry_after_ms,omitempty"` // until there is, rounded up; absent also if there never will be
-	Override     string    `json:"override,omitempty"`       // whose limit it is if not the rule's own: OverridePolicy or OverrideCommand
+	Override     string    `json:"override,omitempty"`       // whose limit it is if not the rule's own: "policy" or "command"
 	Until        time.Time `json:"until,omitzero"`           // when that override ends
 }
 

@@ -43,7 +43,7 @@ type Request struct {
 	Gateway string     // one subject token
 	Time    time.Time  // when the request arrived at the gateway; zero when not given
 	User    string     // who, if known
-	APIKey  string     // on the wire the first 16 hex digits of the key's SHA-256, see HashAPIKey
+	APIKey  string     // on the wire the first 16 hex digits of the key's SHA-256
 	IP      netip.Addr // the client's address; zero when not known
 	Method  string
 	Host    string
