@@ -1,7 +1,7 @@
 // Package gateway asks Weir whether a request may pass, and tells it of
 // requests that nobody waits for and of what became of those that passed.
 //
-//	nc, err := nats.Connect(nats.DefaultURL)
+//	nc, err := nats.Connect(nats.DefaultURL, nats.MaxReconnects(-1))
 //	…
 //	client, err := gateway.Connect(nc, gateway.Config{Name: "shop-1"})
 //	…
@@ -9,10 +9,16 @@
 //	decision, err := client.Check(ctx, gateway.Request{Tenant: "acme", User: "42", Method: "GET"})
 //	if decision.Verdict == gateway.Deny { … }
 //
+// [Client.Middleware] does that for every request to an [http.Handler].
+//
 // Weir is never the outage: when no decision comes in time, Check returns what
-// the policy says of the request (on_error), with the reason "timeout", and the
+// the policy says of the request (on_error), with [ReasonTimeout], and the
 // request is still recorded. The client follows the policy; until it has read
 // one the built-in policy is in force.
+//
+// A denial is remembered until a request of its cost could pass. What comes before
+// is denied at once, with [ReasonLocal] and without a message; it is recorded
+// folded, once a second for each key.
 package gateway
 
 import (
@@ -98,8 +104,9 @@ type waiter struct {
 	askers   int           // under the client's mu
 }
 
-// Connect makes a client on a connection, which stays the caller's. It starts
-// goroutines, which end with Close. The error tells of a wrong Config, also of
+// Connect makes a client on a connection, which stays the caller's and should
+// reconnect for ever: nats.MaxReconnects(-1). It starts goroutines, which end with
+// Close. The error tells of a wrong Config, also of
 // another number of shards than the limiters have, or of the connection.
 func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if config.Prefix == "" {

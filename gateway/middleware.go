@@ -26,18 +26,18 @@ type MiddlewareConfig struct {
 	Describe func(r *http.Request, request *Request)
 }
 
-// Middleware returns what limits the requests to a handler. It asks Check about
-// each. Those that may pass reach the handler, with headers that tell of the
+// Middleware returns what limits the requests to a handler: it asks [Client.Check]
+// about each. Those that may pass reach the handler, with headers that tell of the
 // limit already set; it may look at the decision with [DecisionFrom]. Those that
 // are denied are answered with status 429, the same headers, Retry-After and
 // problem details (RFC 9457). A request that cannot be asked about, as Describe
-// has made it, is answered with 400. Who goes away while it is asked gets no
-// answer.
+// has made it, is answered with 400. A client that goes away meanwhile gets no
+// answer. Once c is closed every request passes.
 //
 // The route of a request is the path of the pattern in r.Pattern, or of the
-// handler's own if that is an [http.ServeMux]. Status, latency and bytes of what
-// has passed are told to Weir as its outcome, in the background; see
-// [Client.LostOutcomes].
+// handler's own if that is an [http.ServeMux]. Status, latency since the arrival
+// and bytes of what has passed are told to Weir as its outcome, in the background;
+// see [Client.LostOutcomes].
 //
 // The error tells of a wrong tenant.
 func (c *Client) Middleware(config MiddlewareConfig) (func(http.Handler) http.Handler, error) {
