@@ -304,12 +304,12 @@ func TestWhatHandlersDo(t *testing.T) {
 			control := http.NewResponseController(w)
 			err = errors.Join(control.SetWriteDeadline(time.Now().Add(time.Minute)), control.Flush())
 		case "/breaks-off":
-			_, err = io.WriteString(w, "first")
+			_, _ = io.WriteString(w, "first")
 			w.(http.Flusher).Flush()
 			<-received
 			panic(http.ErrAbortHandler)
 		case "/half-a-file":
-			_, err = w.(io.ReaderFrom).ReadFrom(strings.NewReader("a fi"))
+			_, _ = w.(io.ReaderFrom).ReadFrom(strings.NewReader("a fi"))
 			panic(http.ErrAbortHandler)
 		case "/panics":
 			panic("boom")
