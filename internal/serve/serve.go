@@ -25,7 +25,7 @@ const (
 	readTimeout       = 30 * time.Second // of a whole request
 	writeTimeout      = 60 * time.Second // from the end of the header to the end of the answer
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
+	maxHeaderBytes    = 64 << 10         // more than proxies take by default: they pass on the end users' headers
 	drainTimeout      = 15 * time.Second // what was read is answered
 )
 
