@@ -56,17 +56,7 @@ func checkOnce(t *testing.T, args []string) (status int, answer string) {
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, append(args, "--http-addr", addr, "--grpc-addr", "127.0.0.1:0")) }()
-	testenv.Eventually(t, 10*time.Second, func() error {
-		resp, err := http.Get("http://" + addr + "/readyz")
-		if err != nil {
-			return err
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
-	})
+	testenv.Eventually(t, 10*time.Second, func() error { return ready(addr) })
 	resp, err := http.Post("http://"+addr+"/v1/check", "application/json", strings.NewReader(`{"tenant":"acme"}`))
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +71,18 @@ func checkOnce(t *testing.T, args []string) (status int, answer string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(body)
+}
+
+func ready(addr string) error {
+	resp, err := http.Get("http://" + addr + "/readyz")
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 func TestFaultsAreNamed(t *testing.T) {

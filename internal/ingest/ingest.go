@@ -94,8 +94,20 @@ func New(config Config, gateway decider, connected func() bool, registry *promet
 		}
 		return nil
 	}, registry, s.log)
-	s.handler = mux
+	s.handler = s.ownOrigin(mux)
 	return s
+}
+
+// ownOrigin refuses what pages of other origins send through the browser of
+// somebody who reaches the edge, and no answer here tells a browser that they
+// may read it. A proxy asks in the name of any page.
+func (s *Server) ownOrigin(next http.Handler) http.Handler {
+	origin := http.NewCrossOriginProtection()
+	origin.AddInsecureBypassPattern("/v1/auth")
+	origin.SetDenyHandler(s.handle("none", func(w http.ResponseWriter, r *http.Request) int {
+		return refuse(w, http.StatusForbidden, fmt.Sprintf("%s takes nothing from web pages of other origins, found %q.", r.URL.Path, r.Header.Get("Origin")))
+	}))
+	return origin.Handler(next)
 }
 
 // Listeners are where the edge serves; Run closes both.

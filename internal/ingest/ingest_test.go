@@ -196,6 +196,38 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+// A page in a browser can neither read what is answered nor charge anything.
+func TestPagesOfOtherOrigins(t *testing.T) {
+	var asked events.Request
+	e := mustServe(t, usual, asking(&asked, allowed), true)
+	const preflight = "Origin: https://evil.example\nAccess-Control-Request-Method: POST\nAccess-Control-Request-Headers: content-type\nSec-Fetch-Site: cross-site"
+	for _, tt := range []struct {
+		method, path, headers string
+		code                  int
+	}{
+		{"OPTIONS", "/v1/check", preflight, 405},
+		{"OPTIONS", "/v1/reports", preflight, 405},
+		{"POST", "/v1/check", "Origin: https://evil.example\nSec-Fetch-Site: cross-site", 403},
+		{"POST", "/v1/check", "Origin: https://evil.example", 403},
+		{"POST", "/v1/outcomes", "Origin: null\nSec-Fetch-Site: cross-site", 403},
+		{"POST", "/v1/check", "Origin: " + e.URL + "\nSec-Fetch-Site: same-origin", 400}, // it has no body
+		{"GET", "/openapi.yaml", "Origin: https://evil.example\nSec-Fetch-Site: cross-site", 200},
+		{"GET", "/v1/auth?tenant=acme", "Origin: https://evil.example\nSec-Fetch-Site: cross-site", 200}, // the end user's
+		{"POST", "/v1/auth?tenant=acme", "Origin: https://evil.example\nSec-Fetch-Site: cross-site", 200},
+	} {
+		asked = events.Request{}
+		a := e.ask(t, tt.method, tt.path, tt.headers)
+		if a.code != tt.code || tt.code != 200 && asked.Tenant != "" {
+			t.Errorf("%s %s %q: %d %s, asked %+v", tt.method, tt.path, tt.headers, a.code, a.body, asked)
+		}
+		for name := range a.header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s %s: %s", tt.method, tt.path, name)
+			}
+		}
+	}
+}
+
 func TestGatewayName(t *testing.T) {
 	for host, want := range map[string]string{
 		"shop-1": "shop-1", "shop_1.eu.example.org": "shop_1-eu-example-org", "": "ingest", "é": "--",
