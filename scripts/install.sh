@@ -2,8 +2,9 @@
 # Installs what Weir needs on this machine and the machine lacks. Arguments:
 #   run    Postgres: its server programs; no cluster of the system is made
 #   bench  besides, Redis: its server program; no service of the system is started
-#   test   besides, a C compiler, which go test -race needs, and Django with its
-#          REST framework and an ASGI server, for what deployments/django promises
+#   test   besides, a C compiler, which go test -race needs, and what the tests of
+#          deployments/ drive: nginx, its server program, and Django with its REST
+#          framework and an ASGI server; no service of the system is started
 set -eu
 
 has_postgres() {
@@ -36,6 +37,9 @@ fi
 if [ "${1:-run}" = test ] && ! has_django; then
 	missing="$missing python3-djangorestframework python3-uvicorn"
 fi
+if [ "${1:-run}" = test ] && ! command -v nginx >/dev/null && ! [ -x /usr/sbin/nginx ]; then
+	missing="$missing nginx"
+fi
 if [ "${1:-run}" != run ] && ! command -v redis-server >/dev/null; then
 	missing="$missing redis-server"
 fi
@@ -44,9 +48,9 @@ fi
 if ! command -v apt-get >/dev/null; then
 	cat >&2 <<-MESSAGE
 		install.sh: missing here: $missing. Install with
-		  Fedora: sudo dnf install postgresql-server gcc redis
-		  Alpine: sudo apk add postgresql gcc musl-dev redis
-		  macOS:  brew install postgresql redis
+		  Fedora: sudo dnf install postgresql-server gcc nginx redis
+		  Alpine: sudo apk add postgresql gcc musl-dev nginx redis
+		  macOS:  brew install postgresql nginx redis
 		  Python: pip install djangorestframework uvicorn
 		and start again.
 	MESSAGE
@@ -88,8 +92,8 @@ case $missing in
 esac
 policy=/usr/sbin/policy-rc.d
 case $missing in
-*redis-server*)
-	# Likewise no service: the package starts it unless this script forbids that.
+*redis-server* | *nginx*)
+	# Likewise no service: the packages start theirs unless this script forbids that.
 	if ! [ -e "$policy" ]; then
 		trap 'as_root rm -f "$policy"' EXIT
 		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
