@@ -3,7 +3,7 @@
 #   run    Postgres: its server programs; no cluster of the system is made
 #   bench  besides, Redis: its server program; no service of the system is started
 #   test   besides, a C compiler, which go test -race needs, and what the tests of
-#          deployments/ drive: nginx, its server program, and Django with its REST
+#          deployments/ drive: nginx and Caddy, their programs, and Django with its REST
 #          framework and an ASGI server; no service of the system is started
 set -eu
 
@@ -40,6 +40,9 @@ fi
 if [ "${1:-run}" = test ] && ! command -v nginx >/dev/null && ! [ -x /usr/sbin/nginx ]; then
 	missing="$missing nginx"
 fi
+if [ "${1:-run}" = test ] && ! command -v caddy >/dev/null; then
+	missing="$missing caddy"
+fi
 if [ "${1:-run}" != run ] && ! command -v redis-server >/dev/null; then
 	missing="$missing redis-server"
 fi
@@ -48,9 +51,9 @@ fi
 if ! command -v apt-get >/dev/null; then
 	cat >&2 <<-MESSAGE
 		install.sh: missing here: $missing. Install with
-		  Fedora: sudo dnf install postgresql-server gcc nginx redis
-		  Alpine: sudo apk add postgresql gcc musl-dev nginx redis
-		  macOS:  brew install postgresql nginx redis
+		  Fedora: sudo dnf install postgresql-server gcc nginx caddy redis
+		  Alpine: sudo apk add postgresql gcc musl-dev nginx caddy redis
+		  macOS:  brew install postgresql nginx caddy redis
 		  Python: pip install djangorestframework uvicorn
 		and start again.
 	MESSAGE
@@ -92,7 +95,7 @@ case $missing in
 esac
 policy=/usr/sbin/policy-rc.d
 case $missing in
-*redis-server* | *nginx*)
+*redis-server* | *nginx* | *caddy*)
 	# Likewise no service: the packages start theirs unless this script forbids that.
 	if ! [ -e "$policy" ]; then
 		trap 'as_root rm -f "$policy"' EXIT
