@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirhq/weir/gateway"
+	wording "github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/limiter/limitertest"
@@ -499,7 +500,7 @@ func TestEnvoyBodies(t *testing.T) {
 	decide.check = func(_ context.Context, r events.Request) (events.Decision, error) {
 		return with(func(d *events.Decision) { d.Verdict, d.Rule = events.Deny, r.User }), nil
 	}
-	limits := ingest.NewRateLimits(decide)
+	limits := ingest.NewRateLimits(usual, decide)
 	var bodies [][]byte
 	for i := range 20 {
 		rule := strings.Repeat(fmt.Sprint(i), 20-i)
@@ -552,5 +553,16 @@ func TestEnvoyTellsOfTheWorst(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestEnvoyHeadersCanBeChosen(t *testing.T) {
+	limits := ingest.NewRateLimits(ingest.Config{Headers: wording.XRateLimit}, deciding(allowed))
+	response, err := limits.ShouldRateLimit(t.Context(), shouldLimit("acme", descriptor("user", "a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := headers(response); h["X-RateLimit-Limit"] != "256" || len(h) != 3 {
+		t.Errorf("headers %v", h)
 	}
 }

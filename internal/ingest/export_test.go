@@ -6,6 +6,6 @@ import (
 )
 
 // NewRateLimits is Envoy's service without a server.
-func NewRateLimits(gateway decider) rls.RateLimitServiceServer {
-	return &rateLimits{gateway: gateway, metrics: newMetrics(prometheus.NewRegistry(), gateway.Overflow)}
+func NewRateLimits(config Config, gateway decider) rls.RateLimitServiceServer {
+	return &rateLimits{gateway: gateway, metrics: newMetrics(prometheus.NewRegistry(), gateway.Overflow), headers: config.Headers}
 }
