@@ -244,6 +244,7 @@ tenants:
     rules:
       - { name: few, limit: 10/min, key: [user], when: 'has(request.user)' }
       - { name: per-service, limit: 3 per 10s, key: [attrs.generic_key, attrs.destination_cluster] }
+      - { name: tokens, limit: 100/min, key: [attrs.model], count_denied: true }
       - { name: per-network, limit: 2/day, key: [ip], when: 'has(request.ip)' }
 `
 
@@ -265,6 +266,13 @@ func TestEnvoyHits(t *testing.T) {
 		{1, adding(0, user("a")), "OVER_LIMIT | OVER_LIMIT few 10/1 MINUTE, 0 left"},
 		{0, adding(0, user("b")), "OK | OK few 10/1 MINUTE, 10 left"},
 		{11, user("c"), "OVER_LIMIT | OVER_LIMIT few 10/1 MINUTE, 10 left"},
+		// What a request has cost is told when it is done (apply_on_stream_done):
+		// it counts although it is over the limit, and the next one is denied.
+		{0, adding(0, descriptor("model", "m")), "OK | OK tokens 100/1 MINUTE, 100 left"},
+		{0, adding(90, descriptor("model", "m")), "OK | OK tokens 100/1 MINUTE, 10 left"},
+		{0, adding(0, descriptor("model", "m")), "OK | OK tokens 100/1 MINUTE, 10 left"},
+		{0, adding(50, descriptor("model", "m")), "OVER_LIMIT | OVER_LIMIT tokens 100/1 MINUTE, 0 left"},
+		{0, adding(0, descriptor("model", "m")), "OVER_LIMIT | OVER_LIMIT tokens 100/1 MINUTE, 0 left"},
 	} {
 		got, response := c.ask(t, &rls.RateLimitRequest{Domain: "acme", HitsAddend: tt.whole, Descriptors: []*ratelimit.RateLimitDescriptor{tt.of}})
 		if got != tt.want {
