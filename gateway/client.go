@@ -204,8 +204,9 @@ func (c *Client) LostOutcomes() int64 { return c.untold.Load() }
 // cannot be asked about (joined *FieldErrors), of ctx ended by its caller,
 // whose request then is not reported as let through, or is ErrClosed.
 //
-// A request without an id gets one. Asking again with the same id gives the
-// same decision and charges nothing; Check itself does so when the connection
+// A request without an id gets one, and is denied without being asked about while
+// a denial is remembered that it would get as well. Asking again with the same id
+// gives the same decision and charges nothing; Check itself does so when the connection
 // has come back, and after pauses of 100 ms to a second.
 func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	began, isNew := time.Now(), r.ID == ""
