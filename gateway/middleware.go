@@ -17,6 +17,7 @@ import (
 type MiddlewareConfig struct {
 	Tenant  string  // of each request; may be empty where Describe sets one
 	Proxies Proxies // in front of the service; the zero value: none
+	Headers string  // that tell of the limit: x-ratelimit, ietf, both with a comma between, or none; empty: both
 
 	// Describe completes what is asked about r. It finds the tenant, the client's
 	// address, method, host, path and route filled in, and sets what else the
@@ -39,25 +40,32 @@ type MiddlewareConfig struct {
 // and bytes of what has passed are told to Weir as its outcome, in the background;
 // see [Client.LostOutcomes].
 //
-// The error tells of a wrong tenant.
+// The error tells of a wrong tenant, or of headers that there are not.
 func (c *Client) Middleware(config MiddlewareConfig) (func(http.Handler) http.Handler, error) {
 	if config.Tenant != "" || config.Describe == nil {
 		if err := events.CheckToken("tenant", config.Tenant); err != nil {
 			return nil, err
 		}
 	}
+	headers := answer.AllHeaders
+	if config.Headers != "" {
+		if err := headers.UnmarshalText([]byte(config.Headers)); err != nil {
+			return nil, err
+		}
+	}
 	return func(next http.Handler) http.Handler {
 		mux, _ := next.(*http.ServeMux)
-		return &limited{client: c, config: config, next: next, mux: mux}
+		return &limited{client: c, config: config, headers: headers, next: next, mux: mux}
 	}, nil
 }
 
 // limited is a handler behind the middleware.
 type limited struct {
-	client *Client
-	config MiddlewareConfig
-	next   http.Handler
-	mux    *http.ServeMux // next, if it is one
+	client  *Client
+	config  MiddlewareConfig
+	headers answer.Headers
+	next    http.Handler
+	mux     *http.ServeMux // next, if it is one
 }
 
 func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -74,7 +82,7 @@ func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		return // the client has gone
 	}
-	answer.SetLimits(w.Header(), &decision, answer.AllHeaders)
+	answer.SetLimits(w.Header(), &decision, l.headers)
 	if decision.Verdict == Deny {
 		answer.Deny(w, &decision, events.AppendDecision(nil, &decision))
 		return

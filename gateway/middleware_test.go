@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,12 +235,31 @@ func TestOddRequestsAreLimited(t *testing.T) {
 	}
 }
 
-func TestMiddlewareNeedsATenant(t *testing.T) {
+func TestMiddlewareConfig(t *testing.T) {
 	t.Parallel()
-	c := connect(t, testenv.Connect(t, testenv.NATS(t)), gateway.Config{})
-	for _, config := range []gateway.MiddlewareConfig{{}, {Tenant: "a.b"}, {Tenant: "a.b", Describe: func(*http.Request, *gateway.Request) {}}} {
-		if _, err := c.Middleware(config); err == nil || !strings.HasPrefix(err.Error(), "tenant: want 1 to 64 characters") {
-			t.Errorf("%+v: %v", config, err)
+	_, c := limited(t)
+	describe := func(_ *http.Request, request *gateway.Request) { request.Tenant = "acme" }
+	for _, tt := range []struct {
+		config gateway.MiddlewareConfig
+		want   string // part of the error; or the names of headers
+	}{
+		{gateway.MiddlewareConfig{}, "tenant: want 1 to 64 characters"},
+		{gateway.MiddlewareConfig{Tenant: "a.b"}, "tenant: want 1 to 64 characters"},
+		{gateway.MiddlewareConfig{Tenant: "a.b", Describe: describe}, "tenant: want 1 to 64 characters"},
+		{gateway.MiddlewareConfig{Tenant: "acme", Headers: "all"}, "headers: want x-ratelimit, ietf,"},
+		{gateway.MiddlewareConfig{Describe: describe, Headers: "ietf"}, "RateLimit RateLimit-Policy"},
+		{gateway.MiddlewareConfig{Tenant: "acme", Headers: "none"}, ""},
+	} {
+		limit, err := c.Middleware(tt.config)
+		got := fmt.Sprint(err)
+		if err == nil {
+			w := serve(limit(http.NotFoundHandler()), httptest.NewRequest("GET", "/", nil))
+			w.Header().Del("Content-Type")
+			w.Header().Del("X-Content-Type-Options")
+			got = strings.Join(slices.Sorted(maps.Keys(w.Header())), " ")
+		}
+		if !strings.HasPrefix(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%+v: %q, want %q", tt.config, got, tt.want)
 		}
 	}
 }
