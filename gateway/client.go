@@ -112,7 +112,7 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	if config.Prefix == "" {
 		config.Prefix = events.DefaultPrefix
 	}
-	if err := config.validate(); err != nil {
+	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxUnacked), jetstream.WithPublishAsyncTimeout(ackTimeout))
@@ -169,7 +169,8 @@ func (c *Client) unsubscribe() error {
 	return errors.Join(faults...)
 }
 
-func (c Config) validate() error {
+// Validate names every setting that is wrong.
+func (c Config) Validate() error {
 	var faults []error
 	faults = append(faults, events.CheckToken("name", c.Name), events.CheckToken("prefix", c.Prefix))
 	if c.Shards < 0 || c.Shards > events.MaxShards {

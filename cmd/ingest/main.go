@@ -48,32 +48,35 @@ func run(ctx context.Context, args []string) error {
 		}
 		f.Gateway = ingest.GatewayName(host)
 	}
+	config := gateway.Config{Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout}
+	if f.OnError != nil {
+		config.OnError = *f.OnError
+	}
+	faults := []error{config.Validate()} // all are told at once
 	proxies, err := gateway.ParseProxies(f.Proxies)
 	if err != nil {
-		return fmt.Errorf("--trusted-proxies: %w", err)
+		faults = append(faults, fmt.Errorf("--trusted-proxies: %w", err))
+	}
+	var on ingest.Listeners
+	if on.HTTP, err = serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure); err == nil {
+		defer on.HTTP.Close() // unless serving on it has
+	}
+	faults = append(faults, err)
+	if on.GRPC, err = serve.Listen(ctx, "--grpc-addr", f.GRPCAddr, f.Insecure); err == nil {
+		defer on.GRPC.Close() // likewise
+	}
+	if err := errors.Join(append(faults, err)...); err != nil {
+		return err
 	}
 	log, registry, err := service.Observe()
 	if err != nil {
 		return err
 	}
-	var on ingest.Listeners
-	if on.HTTP, err = serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure); err != nil {
-		return err
-	}
-	defer on.HTTP.Close() // unless serving on it has
-	if on.GRPC, err = serve.Listen(ctx, "--grpc-addr", f.GRPCAddr, f.Insecure); err != nil {
-		return err
-	}
-	defer on.GRPC.Close() // likewise
 	nc, err := bus.Connect(ctx, f.NATS, "weir-ingest", log)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	config := gateway.Config{Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout}
-	if f.OnError != nil {
-		config.OnError = *f.OnError
-	}
 	client, err := gateway.Connect(nc, config)
 	if err != nil {
 		return err
