@@ -69,7 +69,18 @@ func Object(v any) json.RawMessage {
 	return text
 }
 
-func appendText(dst []byte, s string) []byte { return append(dst, encode(s)...) }
+// appendText appends a string. Most need nothing but quotes: whoever denies many
+// requests writes the same words again and again.
+func appendText(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return append(dst, encode(s)...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
+}
 
 // encode leaves <, > and & as they are: nobody takes the media type for HTML.
 func encode(v any) []byte {
