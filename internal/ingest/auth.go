@@ -3,7 +3,6 @@ package ingest
 import (
 	"errors"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -137,10 +136,8 @@ func (q *authQuery) once(name string) string {
 
 // hostname is a Host header without what may be written in several ways.
 func hostname(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	return strings.TrimSuffix(host, ".")
+	u := url.URL{Host: host}
+	return strings.TrimSuffix(u.Hostname(), ".")
 }
 
 // pathOf returns the path of a request's target, unescaped, or as it is if that
