@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,7 +100,11 @@ func (q *authQuery) request() (r events.Request, nginx bool, err error) {
 	}
 	r.Method = events.Cut(q.header.Get(headers+"Method"), events.MaxName)
 	r.Host = events.Cut(hostname(q.header.Get(headers+"Host")), events.MaxName)
-	r.Path = events.Cut(pathOf(q.header.Get(headers+"Uri")), events.MaxPath)
+	target := pathOf(q.header.Get(headers + "Uri"))
+	if nginx {
+		target = resolved(target)
+	}
+	r.Path = events.Cut(target, events.MaxPath)
 	return r, nginx, errors.Join(q.faults...)
 }
 
@@ -146,6 +151,20 @@ func pathOf(target string) string {
 	if u, err := url.ParseRequestURI(target); err == nil {
 		return u.Path
 	}
-	path, _, _ := strings.Cut(target, "?")
-	return path
+	before, _, _ := strings.Cut(target, "?")
+	return before
+}
+
+// resolved is a path as nginx looks for its location by: /free/..//api is /api.
+// Who asks for it as that must not slip past the rules of a location.
+func resolved(target string) string {
+	if !strings.Contains(target, "//") && !strings.Contains(target, "/.") {
+		return target
+	}
+	clean := path.Clean(target)
+	last := target[strings.LastIndexByte(target, '/')+1:]
+	if clean != "/" && (last == "" || last == "." || last == "..") {
+		clean += "/"
+	}
+	return clean
 }

@@ -81,6 +81,9 @@ func TestAuthRequest(t *testing.T) {
 		{"an IPv6 host without a port", "tenant=acme", strings.Replace(forwarded, "shop.example.org", "[2001:db8::1]", 1), with(func(r *events.Request) { r.Host = "2001:db8::1" })},
 		{"a URL", "tenant=acme", strings.Replace(forwarded, "/api/order", "http://shop.example.org/api/order", 1), put},
 		{"two slashes", "tenant=acme", strings.Replace(forwarded, "/api/order", "//api/order", 1), with(func(r *events.Request) { r.Path = "//api/order" })},
+		{"nginx, a way around", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "/free/.././%2e%2E//api/./order", 1), put},
+		{"nginx, a way around to a directory", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "/api/order//x/..", 1), with(func(r *events.Request) { r.Path = "/api/order/" })},
+		{"nginx, the root", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "//", 1), with(func(r *events.Request) { r.Path = "/" })},
 		{"a broken escape", "tenant=acme", strings.Replace(forwarded, "/api/order", "/api/%zz", 1), with(func(r *events.Request) { r.Path = "/api/%zz" })},
 		{"NUL and what is not UTF-8", "tenant=acme&user_header=U", strings.Replace(forwarded, "/api/order", "/%00%ff", 1) + "U: \xff\n", with(func(r *events.Request) {
 			r.Path, r.User = "/\uFFFD\uFFFD", "\uFFFD"
