@@ -29,13 +29,22 @@ const maxQuoted = 200
 
 // Line is one line of a log.
 type Line struct {
-	Number  int // from 1, of the text and not of its compressed form
+	Number  int // from 1, of the text and not of its compressed form; 0 of one that was parsed alone
 	Request events.Request
+	Tenant  string // whose it is, as the log says; not yet held against what a tenant may be
+	Asked   string // the id under which Weir was asked whether the request may pass; empty: it was not asked
+	Decided bool   // and it answered
+}
+
+// Fields are the names of JSON fields that a log of one's own making has.
+type Fields struct {
+	User   string // who makes the request; default: the usual names
+	Tenant string // whose request it is; default: weir_tenant
 }
 
 // LineError is a line that could not be read. Reading goes on after it.
 type LineError struct {
-	Line int    // from 1
+	Line int    // from 1; 0 of a line that was parsed alone
 	Text string // the line, cut, as valid UTF-8
 	Err  error
 }
@@ -44,7 +53,8 @@ func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e
 
 func (e *LineError) Unwrap() error { return e.Err }
 
-var errTooLong = fmt.Errorf("want a line of at most %d bytes", MaxLine)
+// ErrTooLong says that a line is longer than MaxLine.
+var ErrTooLong = fmt.Errorf("want a line of at most %d bytes", MaxLine)
 
 // Reader reads one log.
 type Reader struct {
@@ -88,7 +98,7 @@ func (r *Reader) Next() (Line, error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			return Line{}, io.EOF
-		case errors.Is(err, errTooLong):
+		case errors.Is(err, ErrTooLong):
 			r.line++
 			return Line{}, r.bad(text, err)
 		case err != nil:
@@ -98,16 +108,17 @@ func (r *Reader) Next() (Line, error) {
 		if text = bytes.TrimSpace(text); len(text) == 0 {
 			continue
 		}
-		request, err := parse(string(text))
+		line, err := parse(string(text), Fields{})
 		if err != nil {
 			return Line{}, r.bad(text, err)
 		}
-		return Line{Number: r.line, Request: request}, nil
+		line.Number = r.line
+		return line, nil
 	}
 }
 
 // read returns one line, which the next read overwrites; of one that is too
-// long the first bytes, and errTooLong.
+// long the first bytes, and ErrTooLong.
 func (r *Reader) read() ([]byte, error) {
 	text, err := r.lines.ReadSlice('\n')
 	switch {
@@ -116,7 +127,7 @@ func (r *Reader) read() ([]byte, error) {
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = r.lines.ReadSlice('\n')
 		}
-		return start, errTooLong // what else ended the line, the next read meets again
+		return start, ErrTooLong // what else ended the line, the next read meets again
 	case errors.Is(err, io.EOF) && len(text) > 0:
 		return text, nil // the last line has no end
 	}
@@ -124,14 +135,31 @@ func (r *Reader) read() ([]byte, error) {
 }
 
 func (r *Reader) bad(text []byte, err error) *LineError {
-	return &LineError{Line: r.line, Text: clean(string(text[:min(len(text), maxQuoted)]), maxQuoted), Err: err}
+	return badLine(r.line, text, err)
 }
 
-func parse(line string) (events.Request, error) {
-	if line[0] == '{' {
-		return parseJSON(line)
+func badLine(number int, text []byte, err error) *LineError {
+	return &LineError{Line: number, Text: clean(string(text[:min(len(text), maxQuoted)]), maxQuoted), Err: err}
+}
+
+// Parse reads one line, of at most MaxLine bytes. The error is a *LineError.
+func Parse(text []byte, fields Fields) (Line, error) {
+	line, err := parse(string(bytes.TrimSpace(text)), fields)
+	if err != nil {
+		return Line{}, Bad(text, err)
 	}
-	return parseCommon(line)
+	return line, nil
+}
+
+// Bad returns what is wrong with a line that was read alone.
+func Bad(text []byte, err error) *LineError { return badLine(0, text, err) }
+
+func parse(line string, fields Fields) (Line, error) {
+	if strings.HasPrefix(line, "{") {
+		return parseJSON(line, fields)
+	}
+	request, err := parseCommon(line)
+	return Line{Request: request}, err
 }
 
 // fault says what is wrong with a field of a line.

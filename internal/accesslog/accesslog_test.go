@@ -126,6 +126,36 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// What deployments/nginx logs says also what Weir had to do with a request.
+func TestParse(t *testing.T) {
+	const request = `{"msec":"1431857103.000","remote_addr":"192.0.2.7","user":"ann","sub":"bob","host":"h","method":"GET","uri":"/a?x","status":"200","request_length":"77","body_bytes_sent":"12"`
+	for _, tt := range []struct {
+		text   string
+		fields accesslog.Fields
+		user   string
+		want   accesslog.Line // but for its request
+	}{
+		{request + `,"weir_tenant":"acme","weir_id":"i","weir_status":"200"}`, accesslog.Fields{}, "ann", accesslog.Line{Tenant: "acme", Asked: "i", Decided: true}},
+		{request + `,"weir_tenant":"acme","weir_id":"i","weir_status":"403"}`, accesslog.Fields{}, "ann", accesslog.Line{Tenant: "acme", Asked: "i", Decided: true}},
+		{request + `,"weir_tenant":"acme","weir_id":"i","weir_status":"204"}`, accesslog.Fields{}, "ann", accesslog.Line{Tenant: "acme", Asked: "i"}},
+		{request + `,"weir_tenant":"acme","weir_id":"i","weir_status":""}`, accesslog.Fields{User: "sub", Tenant: "host"}, "bob", accesslog.Line{Tenant: "h"}},
+		{request + "}\r", accesslog.Fields{User: "absent"}, "", accesslog.Line{}},
+	} {
+		got, err := accesslog.Parse([]byte(tt.text), tt.fields)
+		r := got.Request
+		if err != nil || !r.Time.Equal(at) || r.User != tt.user || r.Path != "/a" || r.BytesIn != 77 || r.BytesOut != 12 {
+			t.Errorf("%s: %+v, %v", tt.text, r, err)
+		}
+		if got.Request = tt.want.Request; got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.text, got, tt.want)
+		}
+	}
+	_, err := accesslog.Parse([]byte("hello"), accesslog.Fields{})
+	if bad, ok := errors.AsType[*accesslog.LineError](err); !ok || bad.Text != "hello" || bad.Line != 0 {
+		t.Errorf("of prose: %v", err)
+	}
+}
+
 func TestBadLines(t *testing.T) {
 	const common = `192.0.2.7 - - [17/May/2015:10:05:03 +0000] `
 	for name, test := range map[string]struct{ log, want string }{

@@ -1,13 +1,12 @@
 package accesslog
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/weirhq/weir/internal/events"
 )
 
 // object is a JSON object, of which a log line is made.
@@ -60,15 +59,16 @@ func (o object) has(names ...string) bool {
 }
 
 // parseJSON reads a JSON line: flat ones of nginx, with the names of its
-// variables, and of Traefik; Caddy has most under request.
-func parseJSON(line string) (events.Request, error) {
+// variables, and of Traefik; Caddy has most under request. What begins with weir_
+// is of the format in deployments/nginx.
+func parseJSON(line string, fields Fields) (l Line, err error) {
 	var o object
 	if err := json.Unmarshal([]byte(line), &o); err != nil {
-		return events.Request{}, fault("line", line, "a JSON object: "+err.Error())
+		return l, fault("line", line, "a JSON object: "+err.Error())
 	}
 	request := o.within("request")
 	if !o.has("request", "method", "request_method", "RequestMethod", "uri", "request_uri", "RequestPath") {
-		return events.Request{}, fault("request", "", "a request, or a method and a URI")
+		return l, fault("request", "", "a request, or a method and a URI")
 	}
 	headers := request.within("headers")
 	e := entry{
@@ -79,16 +79,29 @@ func parseJSON(line string) (events.Request, error) {
 		url:       either(o.first("request_uri", "uri", "RequestPath", "path"), request.first("uri")),
 		host:      either(o.first("host", "http_host", "RequestHost", "server_name"), request.first("host")),
 		status:    o.first("status", "DownstreamStatus", "OriginStatus"),
+		bytesIn:   o.first("request_length", "bytes_read", "RequestContentSize"),
 		bytesOut:  o.first("body_bytes_sent", "bytes_sent", "bytes", "size", "DownstreamContentSize"),
 		referer:   either(o.first("http_referer", "referer", "request_Referer"), headers.first("Referer")),
 		userAgent: either(o.first("http_user_agent", "user_agent", "request_User-Agent"), headers.first("User-Agent")),
 		latency:   duration(o),
 	}
-	var err error
-	if e.time, err = instant(o.first("time_iso8601", "StartUTC", "time_local", "time", "@timestamp", "timestamp", "ts", "msec")); err != nil {
-		return events.Request{}, err
+	if fields.User != "" {
+		e.user = o.first(fields.User)
 	}
-	return e.request()
+	if e.time, err = instant(o.first("time_iso8601", "StartUTC", "time_local", "time", "@timestamp", "timestamp", "ts", "msec")); err != nil {
+		return l, err
+	}
+	l.Tenant = o.first(cmp.Or(fields.Tenant, "weir_tenant"))
+	// What its configuration lets pass without an answer of Weir has another status.
+	switch status := o.first("weir_status"); status {
+	case "":
+	case "200", "403":
+		l.Asked, l.Decided = o.first("weir_id"), true
+	default:
+		l.Asked = o.first("weir_id")
+	}
+	l.Request, err = e.request()
+	return l, err
 }
 
 func either(a, b string) string {

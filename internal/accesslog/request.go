@@ -30,6 +30,7 @@ type entry struct {
 	url       string
 	host      string
 	status    string
+	bytesIn   string
 	bytesOut  string
 	latency   time.Duration
 	referer   string
@@ -43,6 +44,9 @@ func (e *entry) request() (r events.Request, err error) {
 	}
 	r.Time = e.time.UTC().Truncate(time.Microsecond)
 	if r.Status, err = number("status", e.status, 999); err != nil {
+		return r, err
+	}
+	if r.BytesIn, err = number("bytes", e.bytesIn, events.MaxBytes); err != nil {
 		return r, err
 	}
 	if r.BytesOut, err = number("bytes", e.bytesOut, events.MaxBytes); err != nil {
