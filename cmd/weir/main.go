@@ -20,6 +20,7 @@ type commands struct {
 	Check    checkCommand    `cmd:"" help:"Ask for one decision."`
 	Backtest backtestCommand `cmd:"" help:"Tell what a policy would have done to access logs, offline."`
 	Replay   replayCommand   `cmd:"" help:"Send the requests of access logs through a running system."`
+	Tail     tailCommand     `cmd:"" help:"Follow an access log, and tell of its requests and what became of them."`
 	Query    queryCommand    `cmd:"" help:"Ask about the stored requests."`
 	Audit    auditCommand    `cmd:"" help:"Prove over what is stored that the limits held and that nothing is lost."`
 	Reset    resetCommand    `cmd:"" help:"Give a key all of its limit again, now."`
