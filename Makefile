@@ -50,6 +50,6 @@ benchmarks: ## every benchmark once, so that none rots
 		REQUIRE_ENV=1 xargs -r go test -race -run '^$$' -bench . -benchtime 1x
 	cd bench && go vet ./... && go run . -rounds 1 -duration 50ms -records 10000 -keys 10000
 
-bench: ## measure against bare NATS, bare COPY and other limiters, in about four minutes
+bench: ## measure against bare NATS, bare COPY and other limiters, in about nine minutes
 	@scripts/install.sh bench
 	cd bench && go run .

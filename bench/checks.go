@@ -130,7 +130,8 @@ func inRounds[T any](rounds int, runs ...func() (T, error)) ([][]T, error) {
 // figures are those of one run; times in seconds.
 type figures struct {
 	rate, p50, p99 float64
-	allocations    float64 // of a request, by this process
+	processor      float64 // of a request, by this process
+	allocations    float64 // likewise
 }
 
 // drive asks for a while, with a number of requests in flight all the time.
@@ -142,6 +143,10 @@ func drive(ctx context.Context, n *atomic.Int64, inFlight int, duration time.Dur
 	latencies := make([][]time.Duration, inFlight)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
+	spentBefore, err := processor()
+	if err != nil {
+		return figures{}, err
+	}
 	began := time.Now()
 	var workers sync.WaitGroup
 	for w := range inFlight {
@@ -162,13 +167,17 @@ func drive(ctx context.Context, n *atomic.Int64, inFlight int, duration time.Dur
 	if ctx.Err() != nil {
 		return figures{}, context.Cause(ctx)
 	}
+	spentAfter, err := processor()
+	if err != nil {
+		return figures{}, err
+	}
 	runtime.ReadMemStats(&after)
 	all := slices.Sorted(slices.Values(slices.Concat(latencies...)))
 	return figures{
+		rate:        float64(len(all)) / took.Seconds(),
+		p50:         all[len(all)/2].Seconds(),
+		p99:         all[len(all)*99/100].Seconds(),
+		processor:   (spentAfter - spentBefore).Seconds() / float64(len(all)),
 		allocations: float64(after.Mallocs-before.Mallocs) / float64(len(all)),
-
-		rate: float64(len(all)) / took.Seconds(),
-		p50:  all[len(all)/2].Seconds(),
-		p99:  all[len(all)*99/100].Seconds(),
 	}, nil
 }

@@ -15,6 +15,7 @@ type machine struct {
 	NATS       string    `json:"nats"`
 	Postgres   string    `json:"postgres"`
 	Redis      string    `json:"redis"`
+	Ratelimit  string    `json:"ratelimit"`
 	Date       time.Time `json:"date"`
 	LoadBefore string    `json:"load_before,omitempty"` // averages over 1, 5 and 15 minutes
 	LoadAfter  string    `json:"load_after,omitempty"`

@@ -1,8 +1,9 @@
 // Bench measures Weir against the bare parts it is made of, and against other
 // limiters, side by side in one run: checks against a NATS echo of the same
-// messages, the writer against COPY of the same rows, windows against theirs in
-// the process and on Redis. What counts are the ratios; the figures beside them
-// belong to the machine and to what else it was doing.
+// messages, the whole of it against Envoy's rate limit service, the writer against
+// COPY of the same rows, windows against theirs in the process and on Redis. What
+// counts are the ratios; the figures beside them belong to the machine and to what
+// else it was doing.
 package main
 
 import (
@@ -20,6 +21,7 @@ import (
 // options bound a run.
 type options struct {
 	json     bool
+	serve    string        // directory of the Weir that this process then is
 	rounds   int           // of each measurement; the median is reported
 	duration time.Duration // of one run of checks, echoes or decisions on Redis
 	records  int           // in the journal that the writer copies, and a limiter recovers from
@@ -29,7 +31,7 @@ type options struct {
 // measurements are made in this order. Each adds what it found to the report, and
 // may use a directory.
 var measurements = []func(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) error{
-	checks, setups, writes, recovery, windowsInMemory, keys, windowsOnRedis,
+	checks, setups, services, writes, recovery, windowsInMemory, keys, windowsOnRedis,
 }
 
 func main() {
@@ -48,6 +50,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if err != nil {
 		return err
+	}
+	if o.serve != "" {
+		return serveWeir(ctx, o.serve)
 	}
 	dir, err := os.MkdirTemp("", "weir-bench-")
 	if err != nil {
@@ -73,6 +78,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.json, "json", false, "print JSON")
+	flags.StringVar(&o.serve, "serve", "", "directory to serve Weir from, as a run of bench has another process of it do, instead of measuring")
 	flags.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement, of which the median is reported")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "length of one run of checks, echoes or decisions on Redis")
 	flags.IntVar(&o.records, "records", 256_000, "records in the journal that the writer copies; recovery is of ten times as many")

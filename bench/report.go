@@ -44,10 +44,12 @@ const (
 	seconds   unit = "s"
 	ofMemory  unit = "B"
 	each      unit = "1" // of a request
+	requested unit = "requests"
 )
 
-// aim is what a ratio should be, or Weir's figure; the zero value is no aim.
-type aim struct{ atLeast, below, most float64 }
+// aim is what a ratio should be (atLeast, below), or Weir's figure (least, most);
+// the zero value is no aim.
+type aim struct{ atLeast, below, least, most float64 }
 
 // pair is what one round measured.
 type pair struct{ bare, weir float64 }
@@ -65,8 +67,11 @@ func compare(where, what string, u unit, rounds []pair, a aim) row {
 	if a.below > 0 {
 		r.Aim, r.Missed = fmt.Sprint("< ", a.below), r.Ratio >= a.below
 	}
+	if a.least > 0 {
+		r.Aim, r.Missed = "≥ "+u.format(a.least), r.Weir < a.least
+	}
 	if a.most > 0 {
-		r.Aim, r.Missed = fmt.Sprint("≤ ", a.most, " ", u), r.Weir > a.most
+		r.Aim, r.Missed = "≤ "+u.format(a.most), r.Weir > a.most
 	}
 	return r
 }
@@ -94,6 +99,8 @@ func (u unit) format(v float64) string {
 		return time.Duration(v * 1e9).Round(time.Microsecond).String()
 	case u == each:
 		return fmt.Sprintf("%.1f", v)
+	case u == requested:
+		return fmt.Sprintf("%.0f", v)
 	case u == ofMemory:
 		return fmt.Sprintf("%.1f B", v)
 	}
@@ -110,7 +117,7 @@ func (r *report) writeJSON(w io.Writer) error {
 func (r *report) writeTables(w io.Writer) error {
 	m := &r.Machine
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(out, "%s, %d cores; %s, NATS %s, Postgres %s, Redis %s; %s\n", m.CPU, m.Cores, m.Go, m.NATS, m.Postgres, m.Redis, m.Date.Format(time.RFC3339))
+	fmt.Fprintf(out, "%s, %d cores; %s, NATS %s, Postgres %s, Redis %s, ratelimit %s; %s\n", m.CPU, m.Cores, m.Go, m.NATS, m.Postgres, m.Redis, m.Ratelimit, m.Date.Format(time.RFC3339))
 	if m.LoadBefore != "" {
 		fmt.Fprintf(out, "load averages %s before, %s after\n", m.LoadBefore, m.LoadAfter)
 	}

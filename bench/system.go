@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -40,18 +41,21 @@ func (s setup) policy() (*policy.Policy, error) {
 // system is a NATS server, the limiters of all shards, a gateway's client, and
 // an echo beside them. Each has a connection of its own.
 type system struct {
+	closers
 	client  *gateway.Client
 	echo    *echo
-	version string         // of the server
-	closers []func() error // in the order of opening
+	version string // of the server
 }
 
-func (s *system) opened(closer func() error) { s.closers = append(s.closers, closer) }
+// closers close what was opened, the last first.
+type closers []func() error
 
-func (s *system) close() error {
+func (c *closers) opened(closer func() error) { *c = append(*c, closer) }
+
+func (c *closers) close() error {
 	var faults []error
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		faults = append(faults, s.closers[i]())
+	for _, closer := range slices.Backward(*c) {
+		faults = append(faults, closer())
 	}
 	return errors.Join(faults...)
 }
@@ -98,13 +102,13 @@ func startSystem(ctx context.Context, dir string, with setup) (s *system, err er
 }
 
 // startLimiters runs the limiters of all shards.
-func (s *system) startLimiters(ctx context.Context, nc *nats.Conn, with setup) (err error) {
-	config := limiter.DefaultConfig()
-	config.Shards = with.shards
-	config.DegradeAfter = answerWithin // every decision that is measured is in the journal
-	if config.Policy, err = with.policy(); err != nil {
+func (s *system) startLimiters(ctx context.Context, nc *nats.Conn, with setup) error {
+	rules, err := with.policy()
+	if err != nil {
 		return err
 	}
+	config := limiter.DefaultConfig()
+	config.Shards, config.Policy = with.shards, rules
 	if with.redis != "" {
 		redis := window.DefaultRedisConfig()
 		redis.URL, redis.Timeout = with.redis, answerWithin // every decision that is measured is Redis'
@@ -115,6 +119,12 @@ func (s *system) startLimiters(ctx context.Context, nc *nats.Conn, with setup) (
 		s.opened(windows.Close)
 		config.Windows = windows
 	}
+	return s.runLimiters(ctx, nc, config)
+}
+
+// runLimiters runs the limiters of all shards until the system is closed.
+func (s *system) runLimiters(ctx context.Context, nc *nats.Conn, config limiter.Config) error {
+	config.DegradeAfter = answerWithin // every decision that is measured is in the journal
 	fleet, err := limiter.NewFleet(nc, config, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		return err
