@@ -30,6 +30,7 @@ const (
 	pingAtMostEvery  = 5 * time.Second  // who asks more often is disconnected
 	grpcDrainTimeout = 15 * time.Second // what was read is answered
 	healthInterval   = 100 * time.Millisecond
+	grpcWorkers      = 256 // goroutines that go from request to request: a new one has its stack grown first
 )
 
 // serveGRPC serves Envoy's rate limit service on the listener, which it closes,
@@ -42,6 +43,7 @@ func (s *Server) serveGRPC(ctx context.Context, listener net.Listener) error {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxGRPCHeader),
 		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.NumStreamWorkers(grpcWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdleTimeout, Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAtMostEvery, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
