@@ -43,11 +43,7 @@ func buildRatelimit(ctx context.Context, dir string) (ratelimitProgram, error) {
 	if err != nil {
 		return p, err
 	}
-	for _, module := range info.Deps {
-		if module.Path == ratelimitModule {
-			p.version = module.Version
-		}
-	}
+	p.version = info.Main.Version // of the module that the program is in
 	return p, nil
 }
 
