@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/ingest"
@@ -22,7 +24,6 @@ import (
 type flags struct {
 	HTTPAddr string           `help:"Address of the HTTP endpoints." default:"127.0.0.1:8080" env:"WEIR_HTTP_ADDR" name:"http-addr"`
 	GRPCAddr string           `help:"Address of Envoy's rate limit service." default:"127.0.0.1:8081" env:"WEIR_GRPC_ADDR" name:"grpc-addr"`
-	Insecure bool             `help:"Let other machines reach --http-addr and --grpc-addr." env:"WEIR_INSECURE"`
 	NATS     string           `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
 	Gateway  string           `help:"Name of this process among all gateways; default: made of the host's name." env:"WEIR_GATEWAY"`
 	Prefix   string           `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
@@ -32,6 +33,7 @@ type flags struct {
 	Strict   bool             `help:"Refuse requests with unknown fields." env:"WEIR_STRICT"`
 	Headers  answer.Headers   `help:"Headers that tell of a limit: x-ratelimit, ietf, both, or none." default:"x-ratelimit,ietf" env:"WEIR_HEADERS"`
 	Proxies  string           `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
+	access.Config
 }
 
 func main() { service.Main("ingest", run) }
@@ -57,12 +59,14 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--trusted-proxies: %w", err))
 	}
-	var on ingest.Listeners
-	if on.HTTP, err = serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure); err == nil {
+	guard, err := access.Open(f.Config)
+	faults = append(faults, err)
+	on := ingest.Listeners{Guard: guard}
+	if on.HTTP, err = serve.Listen(ctx, "--http-addr", f.HTTPAddr, guard); err == nil {
 		defer on.HTTP.Close() // unless serving on it has
 	}
 	faults = append(faults, err)
-	if on.GRPC, err = serve.Listen(ctx, "--grpc-addr", f.GRPCAddr, f.Insecure); err == nil {
+	if on.GRPC, err = serve.Listen(ctx, "--grpc-addr", f.GRPCAddr, guard); err == nil {
 		defer on.GRPC.Close() // likewise
 	}
 	if err := errors.Join(append(faults, err)...); err != nil {
@@ -83,8 +87,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	edge := ingest.New(ingest.Config{Strict: f.Strict, Headers: f.Headers, Proxies: proxies}, client, nc.IsConnected, registry, log)
 
-	err = edge.Run(ctx, on)
-	err = errors.Join(err, client.Close()) // reports what had no decision
+	group, inner := errgroup.WithContext(ctx)
+	group.Go(func() error { return edge.Run(inner, on) })
+	group.Go(func() error { return guard.Follow(inner, log) })
+	err = errors.Join(group.Wait(), client.Close()) // reports what had no decision
 	log.Info("ended", zap.Error(err))
 	return err
 }

@@ -93,6 +93,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"--on-error maybe", []string{`--on-error must be one of "allow","deny" but got "maybe"`}},
 		{"--headers all", []string{"--headers: headers: want x-ratelimit, ietf"}},
 		{"--http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 --nats ftp://x", []string{"NATS URL"}},
+		{"--tokens nowhere --tls-cert x --http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0", []string{"--tokens: open ", "--tls-cert, --tls-key: want both or neither"}},
 		{"--http-addr :0 --grpc-addr :0 --trusted-proxies some --gateway a.b --shards 101 --timeout=-1s", []string{
 			"--http-addr: want a loopback host", "--grpc-addr: want a loopback host", "--trusted-proxies: proxies: want",
 			"name: want 1 to 64 characters", "shards: want 1 to 100", "timeout: want a positive duration",

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/limiter"
@@ -35,7 +36,7 @@ type flags struct {
 	JournalAge time.Duration `help:"How long the journal keeps blocks." default:"168h" env:"WEIR_JOURNAL_AGE"`
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
 	HTTPAddr   string        `help:"Address of /healthz, /readyz and /metrics." default:"127.0.0.1:8070" env:"WEIR_LIMITER_HTTP_ADDR" name:"http-addr"`
-	Insecure   bool          `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+	access.Config
 }
 
 // config returns what the flags say, and closes the windows that it opens. The
@@ -72,8 +73,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	config, closeWindows, err := f.config()
-	listener, listenErr := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
-	if err := errors.Join(err, listenErr); err != nil {
+	guard, guardErr := access.Open(f.Config)
+	listener, listenErr := serve.Listen(ctx, "--http-addr", f.HTTPAddr, guard)
+	if err := errors.Join(err, guardErr, listenErr); err != nil {
 		return err
 	}
 	defer listener.Close() // unless serving on it has
@@ -109,7 +111,10 @@ func run(ctx context.Context, args []string) error {
 
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.Run(inner) })
-	group.Go(func() error { return serve.Run(inner, listener, mux, log.Named("http")) })
+	group.Go(func() error {
+		return serve.Run(inner, listener, serve.Admit(guard, access.Metrics, mux), log.Named("http"))
+	})
+	group.Go(func() error { return guard.Follow(inner, log) })
 	err = group.Wait()
 	log.Info("ended", zap.Error(err))
 	return err

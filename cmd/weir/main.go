@@ -26,6 +26,7 @@ type commands struct {
 	Reset    resetCommand    `cmd:"" help:"Give a key all of its limit again, now."`
 	Override overrideCommand `cmd:"" help:"Give a key another limit until a time, end that, or list what is in force."`
 	Policy   policyCommand   `cmd:"" help:"Check, apply and look at policies."`
+	Token    tokenCommand    `cmd:"" help:"Make a token for callers over HTTP and gRPC."`
 	Bench    benchCommand    `cmd:"" help:"Measure a running system under load."`
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/embedded"
@@ -49,8 +50,8 @@ type upCommand struct {
 	NATSAddr      string         `help:"Address of the embedded NATS server." default:"127.0.0.1:4222" env:"WEIR_NATS_ADDR" name:"nats-addr"`
 	PostgresAddr  string         `help:"Address of the private Postgres cluster." default:"127.0.0.1:5433" env:"WEIR_POSTGRES_ADDR" name:"postgres-addr"`
 	Sync          bool           `help:"Let every block reach the disk before it counts as stored: survives a power cut, costs a sync a block." env:"WEIR_SYNC"`
-	Insecure      bool           `help:"Let other machines reach --http-addr, --grpc-addr and --analytics-addr." env:"WEIR_INSECURE"`
 	Verbose       bool           `help:"Log what happens, not only what goes wrong." short:"v" env:"WEIR_VERBOSE"`
+	access.Config
 }
 
 // Run runs the whole system until ctx ends or a part of it fails.
@@ -115,21 +116,24 @@ func (u *up) open(ctx context.Context) error {
 }
 
 func (u *up) listen(ctx context.Context) (err error) {
-	if u.edges.HTTP, err = serve.Listen(ctx, "--http-addr", u.HTTPAddr, u.Insecure); err != nil {
+	if u.edges.Guard, err = access.Open(u.Config); err != nil {
+		return err
+	}
+	if u.edges.HTTP, err = serve.Listen(ctx, "--http-addr", u.HTTPAddr, u.edges.Guard); err != nil {
 		return err
 	}
 	u.opened(u.closeListener(u.edges.HTTP))
-	if u.edges.GRPC, err = serve.Listen(ctx, "--grpc-addr", u.GRPCAddr, u.Insecure); err != nil {
+	if u.edges.GRPC, err = serve.Listen(ctx, "--grpc-addr", u.GRPCAddr, u.edges.Guard); err != nil {
 		return err
 	}
 	u.opened(u.closeListener(u.edges.GRPC))
-	if u.analytics, err = serve.Listen(ctx, "--analytics-addr", u.AnalyticsAddr, u.Insecure); err != nil {
+	if u.analytics, err = serve.Listen(ctx, "--analytics-addr", u.AnalyticsAddr, u.edges.Guard); err != nil {
 		return err
 	}
 	u.opened(u.closeListener(u.analytics))
-	u.addresses.Check = "http://" + u.edges.HTTP.Addr().String()
+	u.addresses.Check = u.edges.Guard.URL(u.edges.HTTP.Addr())
 	u.addresses.GRPC = u.edges.GRPC.Addr().String()
-	u.addresses.Analytics = "http://" + u.analytics.Addr().String()
+	u.addresses.Analytics = u.edges.Guard.URL(u.analytics.Addr())
 	return nil
 }
 
@@ -272,8 +276,9 @@ func (u *up) run(ctx context.Context, out io.Writer) error {
 	})
 	group.Go(func() error { return u.writer.Run(writing) })
 	group.Go(func() error {
-		return serve.Run(writing, u.analytics, u.writer.Handler(), u.log.Named("analytics"))
+		return serve.Run(writing, u.analytics, serve.Admit(u.edges.Guard, access.Analyst, u.writer.Handler()), u.log.Named("analytics"))
 	})
+	group.Go(func() error { return u.edges.Guard.Follow(inner, u.log) })
 	group.Go(func() error { return u.watchPostgres(inner) })
 	group.Go(func() error { return u.announce(inner, out) })
 	if err := group.Wait(); err != nil {
@@ -326,6 +331,10 @@ func (u *up) announce(ctx context.Context, out io.Writer) error {
 	if u.policy.Revision == 0 {
 		rules = "built-in: 256 requests a minute for each identity, POST exempt"
 	}
+	token := ""
+	if u.Tokens != "" {
+		token = "-H 'Authorization: Bearer weir_…' "
+	}
 	_, err := fmt.Fprintf(out, `Weir is up.
 
   check      %s/v1/check
@@ -338,11 +347,11 @@ func (u *up) announce(ctx context.Context, out io.Writer) error {
 
 Try:
 
-  curl -d '{"tenant":"acme","user":"42","method":"GET","path":"/api/order/history/"}' %s/v1/check
+  curl %s-d '{"tenant":"acme","user":"42","method":"GET","path":"/api/order/history/"}' %s/v1/check
 
 Ctrl-C ends everything.
 `, u.addresses.Check, u.addresses.GRPC, u.addresses.Analytics, u.addresses.NATS, u.addresses.Postgres, rules,
-		short(u.Data), u.addresses.Check)
+		short(u.Data), token, u.addresses.Check)
 	return err
 }
 

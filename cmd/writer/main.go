@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/bus"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/pg"
@@ -23,7 +24,7 @@ type flags struct {
 	Prefix   string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
 	Shards   int    `help:"Number of shards, all of which are written; default: what the limiters have." env:"WEIR_SHARDS"`
 	HTTPAddr string `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
-	Insecure bool   `help:"Let other machines reach --http-addr." env:"WEIR_INSECURE"`
+	access.Config
 }
 
 func main() { service.Main("writer", run) }
@@ -42,7 +43,11 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, f.Insecure)
+	guard, err := access.Open(f.Config)
+	if err != nil {
+		return err
+	}
+	listener, err := serve.Listen(ctx, "--http-addr", f.HTTPAddr, guard)
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,10 @@ func run(ctx context.Context, args []string) error {
 
 	group, inner := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(inner) })
-	group.Go(func() error { return serve.Run(inner, listener, w.Handler(), log.Named("http")) })
+	group.Go(func() error {
+		return serve.Run(inner, listener, serve.Admit(guard, access.Analyst, w.Handler()), log.Named("http"))
+	})
+	group.Go(func() error { return guard.Follow(inner, log) })
 	err = group.Wait()
 	log.Info("ended", zap.Error(err))
 	return err

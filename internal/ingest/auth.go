@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
@@ -32,6 +33,9 @@ func (s *Server) auth(w http.ResponseWriter, r *http.Request) int {
 	request, nginx, err := q.request()
 	if err != nil {
 		return s.refuseCheck(w, err)
+	}
+	if request.Tenant, err = access.Of(r.Context()).Tenant(request.Tenant); err != nil {
+		return s.refuseCheck(w, errors.Unwrap(err)) // as a fault of the proxy's: 403 is for end users
 	}
 	request.IP = s.config.Proxies.Client(r.RemoteAddr, r.Header)
 	decision, code := s.decide(w, r, request)

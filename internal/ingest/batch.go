@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
 )
 
@@ -26,7 +28,7 @@ const (
 // kind is a kind of events that many of may come in one body and that are stored.
 type kind[E any] struct {
 	name   string // in the plural
-	decode func(payload []byte, strict bool) (E, error)
+	decode func(payload []byte, strict bool, grant *access.Grant) (E, error)
 	store  func(context.Context, ...E) error
 	stored prometheus.Counter
 }
@@ -47,7 +49,7 @@ func storing[E any](s *Server, k kind[E]) func(http.ResponseWriter, *http.Reques
 		if err != nil {
 			return s.refuseCheck(w, err)
 		}
-		batch := batch[E]{kind: k, strict: strict}
+		batch := batch[E]{kind: k, strict: strict, grant: access.Of(r.Context())}
 		if err := batch.read(body.Bytes()); err != nil {
 			return refuse(w, http.StatusRequestEntityTooLarge, err.Error())
 		}
@@ -55,7 +57,7 @@ func storing[E any](s *Server, k kind[E]) func(http.ResponseWriter, *http.Reques
 			for _, err := range batch.errs {
 				s.metrics.refuse(err)
 			}
-			return refuseFaults(w, batch.summary(), batch.faults)
+			return refuseFaults(w, statusOf(errors.Join(batch.errs...)), batch.summary(), batch.faults)
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 		defer cancel()
@@ -74,8 +76,11 @@ func storing[E any](s *Server, k kind[E]) func(http.ResponseWriter, *http.Reques
 
 // report reads one report. It finds what the gateway's client would, early
 // enough to be told together with what cannot be read.
-func report(payload []byte, strict bool) (events.Request, error) {
+func report(payload []byte, strict bool, grant *access.Grant) (events.Request, error) {
 	r, err := events.DecodeRequest(payload, strict)
+	if err == nil {
+		r.Tenant, err = grant.Tenant(r.Tenant)
+	}
 	if err != nil {
 		return r, err
 	}
@@ -90,8 +95,11 @@ func validate(r events.Request) error {
 }
 
 // outcome reads one outcome, like report.
-func outcome(payload []byte, strict bool) (events.Outcome, error) {
+func outcome(payload []byte, strict bool, grant *access.Grant) (events.Outcome, error) {
 	o, err := events.DecodeOutcome(payload, strict)
+	if err == nil {
+		o.Tenant, err = grant.Tenant(o.Tenant)
+	}
 	if err != nil {
 		return o, err
 	}
@@ -116,6 +124,7 @@ func (s *Server) takeBody(ctx context.Context) bool {
 type batch[E any] struct {
 	kind[E]
 	strict bool
+	grant  *access.Grant
 	events []E
 	errs   []error // one for each event that is wrong
 	faults []fault // all that is wrong with them
@@ -199,7 +208,7 @@ func (b *batch[E]) add(at place, text []byte) error {
 	if len(b.events)+len(b.errs) == maxBatch {
 		return errTooMany
 	}
-	event, err := b.decode(text, b.strict)
+	event, err := b.decode(text, b.strict, b.grant)
 	if err != nil {
 		b.refuse(at, err)
 		return nil

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 )
@@ -38,6 +39,9 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 		return s.refuseCheck(w, err)
 	}
 	request, err := events.DecodeRequest(buffer.Bytes(), strict)
+	if err == nil {
+		request.Tenant, err = access.Of(r.Context()).Tenant(request.Tenant)
+	}
 	if err != nil {
 		return s.refuseCheck(w, err)
 	}

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/access"
 	wording "github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
@@ -45,7 +46,7 @@ func mustCall(tb testing.TB, c client, connected func() bool) calls {
 	tb.Helper()
 	registry := prometheus.NewRegistry()
 	server := ingest.New(usual, c, connected, registry, zap.NewNop())
-	on := ingest.Listeners{HTTP: mustListen(tb), GRPC: mustListen(tb)}
+	on := ingest.Listeners{Guard: new(access.Guard), HTTP: mustListen(tb), GRPC: mustListen(tb)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	ended := make(chan struct{})
 	var err error

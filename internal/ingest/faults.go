@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
 )
@@ -57,11 +58,20 @@ func short(value string) string {
 // refuseCheck answers a request event that is wrong.
 func (s *Server) refuseCheck(w http.ResponseWriter, err error) int {
 	s.metrics.refuse(err)
-	return refuseFaults(w, summary(err), faultsOf(err))
+	return refuseFaults(w, statusOf(err), summary(err), faultsOf(err))
+}
+
+// statusOf is the status of an answer to what is wrong, or not the caller's to
+// ask.
+func statusOf(err error) int {
+	if _, denied := errors.AsType[*access.DeniedError](err); denied {
+		return http.StatusForbidden
+	}
+	return http.StatusBadRequest
 }
 
 // refuseFaults answers with what is wrong, in short and one by one.
-func refuseFaults(w http.ResponseWriter, detail string, faults []fault) int {
+func refuseFaults(w http.ResponseWriter, status int, detail string, faults []fault) int {
 	more := struct {
 		Errors  []fault `json:"errors"`
 		Omitted int     `json:"errors_omitted,omitempty"`
@@ -69,8 +79,8 @@ func refuseFaults(w http.ResponseWriter, detail string, faults []fault) int {
 	if len(faults) > maxFaults {
 		more.Errors, more.Omitted = faults[:maxFaults], len(faults)-maxFaults
 	}
-	problem.Write(w, problem.Details{Status: http.StatusBadRequest, Detail: detail, More: problem.Object(more)})
-	return http.StatusBadRequest
+	problem.Write(w, problem.Details{Status: status, Detail: detail, More: problem.Object(more)})
+	return status
 }
 
 // summary words the first of the errors that err joins.

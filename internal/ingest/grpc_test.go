@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/testenv"
@@ -149,7 +150,7 @@ func TestGRPCDrain(t *testing.T) {
 // The edge ends when it cannot serve one half.
 func TestRunEndsWithAListener(t *testing.T) {
 	for i := range 2 {
-		on := ingest.Listeners{HTTP: mustListen(t), GRPC: mustListen(t)}
+		on := ingest.Listeners{Guard: new(access.Guard), HTTP: mustListen(t), GRPC: mustListen(t)}
 		closed := []net.Listener{on.HTTP, on.GRPC}[i]
 		closed.Close()
 		server := ingest.New(usual, deciding(allowed), always, prometheus.NewRegistry(), zap.NewNop())

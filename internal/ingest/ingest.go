@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
@@ -110,16 +111,17 @@ func (s *Server) ownOrigin(next http.Handler) http.Handler {
 	return origin.Handler(next)
 }
 
-// Listeners are where the edge serves; Run closes both.
+// Listeners are where the edge serves, and whom; Run closes both.
 type Listeners struct {
-	HTTP net.Listener
-	GRPC net.Listener // Envoy's rate limit service
+	Guard *access.Guard
+	HTTP  net.Listener
+	GRPC  net.Listener // Envoy's rate limit service
 }
 
 // Run serves until ctx ends; then it answers what it has taken and returns nil.
 func (s *Server) Run(ctx context.Context, on Listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve.Run(ctx, on.HTTP, s.handler, s.log) })
+	group.Go(func() error { return serve.Run(ctx, on.HTTP, serve.Admit(on.Guard, access.Gateway, s.handler), s.log) })
 	group.Go(func() error { return s.serveGRPC(ctx, on.GRPC) })
 	return group.Wait()
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/problem"
 )
 
@@ -29,17 +30,16 @@ const (
 	drainTimeout      = 15 * time.Second // what was read is answered
 )
 
-// Listen binds host:port. An address that other machines can reach is refused
-// unless insecure says that this is wanted: nothing asks who they are. The
-// error names the flag that the address came from.
-func Listen(ctx context.Context, flag, addr string, insecure bool) (net.Listener, error) {
+// Listen binds host:port, and serves TLS there if the guard has certificates. An
+// address that other machines can reach is refused unless the guard says that
+// they may. The error names the flag that the address came from.
+func Listen(ctx context.Context, flag, addr string, guard *access.Guard) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s: want host:port such as 127.0.0.1:8080, found %q", flag, addr)
 	}
-	if !insecure && !loopback(host) {
-		return nil, fmt.Errorf("%s: want a loopback host such as 127.0.0.1, found %q: whoever reaches it can act for every tenant; "+
-			"say --insecure if something else keeps strangers away", flag, host)
+	if err := guard.Reach(loopback(host)); err != nil {
+		return nil, fmt.Errorf("%s: want a loopback host such as 127.0.0.1, found %q: %w", flag, host, err)
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", addr)
@@ -49,7 +49,7 @@ func Listen(ctx context.Context, flag, addr string, insecure bool) (net.Listener
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
-	return listener, nil
+	return guard.Listener(listener), nil
 }
 
 func loopback(host string) bool {

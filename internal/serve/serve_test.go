@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/internal/access"
+	"github.com/weirhq/weir/internal/problem"
 	"github.com/weirhq/weir/internal/serve"
 )
 
@@ -34,13 +39,17 @@ func TestListen(t *testing.T) {
 		{"0.0.0.0:0", true, ""},
 		{":0", true, ""},
 		{":0", false, `--addr: want a loopback host such as 127.0.0.1, found ""`},
-		{"192.0.2.7:0", false, "say --insecure"},
+		{"192.0.2.7:0", false, "or --insecure"},
 		{"example.org:80", false, `found "example.org"`},
 		{"127.0.0.1", false, `--addr: want host:port such as 127.0.0.1:8080, found "127.0.0.1"`},
 		{"127.0.0.1:99999", false, "--addr: listen tcp: address 99999: invalid port"},
 		{taken.Addr().String(), false, "--addr: " + taken.Addr().String() + " is taken by another program"},
 	} {
-		listener, err := serve.Listen(t.Context(), "--addr", tt.addr, tt.insecure)
+		guard, err := access.Open(access.Config{Insecure: tt.insecure})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := serve.Listen(t.Context(), "--addr", tt.addr, guard)
 		if err == nil {
 			err = listener.Close()
 		}
@@ -53,7 +62,7 @@ func TestListen(t *testing.T) {
 // TestRunAnswersWhatItTook holds a request open while the server is told to
 // stop.
 func TestRunAnswersWhatItTook(t *testing.T) {
-	listener, err := serve.Listen(t.Context(), "--addr", "127.0.0.1:0", false)
+	listener, err := serve.Listen(t.Context(), "--addr", "127.0.0.1:0", new(access.Guard))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +110,7 @@ func TestRunAnswersWhatItTook(t *testing.T) {
 }
 
 func TestRunTellsOfABrokenListener(t *testing.T) {
-	listener, err := serve.Listen(t.Context(), "--addr", "127.0.0.1:0", false)
+	listener, err := serve.Listen(t.Context(), "--addr", "127.0.0.1:0", new(access.Guard))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,5 +153,71 @@ func TestOperations(t *testing.T) {
 	}
 	if code, _ := get("/healthz"); code != 200 {
 		t.Errorf("/healthz, not ready: %d", code)
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	token, line, err := access.NewToken(access.Grant{Name: "shop", Roles: []access.Role{access.Gateway}, Tenants: []string{"acme"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	guard, err := access.Open(access.Config{Tokens: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g := access.Of(r.Context()); g != nil {
+			fmt.Fprint(w, g.Name)
+		}
+	})
+	const known, invalid = `Bearer realm="weir"`, `Bearer realm="weir", error="invalid_token"`
+	for _, tt := range []struct {
+		name, path string
+		header     http.Header
+		role       access.Role
+		status     int
+		challenge  string
+		want       string // part of the answer
+	}{
+		{"its role", "/v1/check", http.Header{"Authorization": {"Bearer " + token}}, access.Gateway, 200, "", "shop"},
+		{"in the place of the end user's", "/v1/auth", http.Header{"Weir-Token": {token}, "Authorization": {"Basic dXNlcg=="}}, access.Gateway, 200, "", "shop"},
+		{"a wrong one there", "/v1/auth", http.Header{"Weir-Token": {"weir_"}, "Authorization": {"Bearer " + token}}, access.Gateway, 400, invalid, "not known"},
+		{"two there", "/v1/auth", http.Header{"Weir-Token": {token, token}}, access.Gateway, 400, `Bearer realm="weir", error="invalid_request"`, "several"},
+		{"another role", "/v1/query", http.Header{"Authorization": {"Bearer " + token}}, access.Analyst, 403, "", `role: want analyst in what token shop may do, found \"gateway\"`},
+		{"metrics", "/metrics", http.Header{"Authorization": {"Bearer " + token}}, access.Gateway, 403, "", "role: want metrics"},
+		{"a proxy without", "/v1/auth", nil, access.Gateway, 400, known, "A token is needed"},
+		{"a proxy with another role's", "/v1/auth", http.Header{"Weir-Token": {token}}, access.Analyst, 400, "", "role: want analyst"},
+		{"no token", "/v1/check", nil, access.Gateway, 401, known, "A token is needed"},
+		{"no token, no such path", "/nothing", nil, access.Gateway, 401, known, "A token is needed"},
+		{"in the query", "/v1/check?access_token=" + token, nil, access.Gateway, 401, known, "A token is needed"},
+		{"in a cookie", "/v1/check", http.Header{"Cookie": {"Authorization=Bearer " + token}}, access.Gateway, 401, known, "A token is needed"},
+		{"metrics without", "/metrics", nil, access.Gateway, 401, known, "A token is needed"},
+		{"health", "/healthz", nil, access.Gateway, 200, "", ""},
+		{"readiness", "/readyz", nil, access.Gateway, 200, "", ""},
+		{"what looks like it", "/healthz/../v1/check", nil, access.Gateway, 401, known, "A token is needed"},
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("POST", tt.path, nil)
+		maps.Copy(r.Header, tt.header)
+		serve.Admit(guard, tt.role, who).ServeHTTP(w, r)
+		if w.Code != tt.status || w.Header().Get("WWW-Authenticate") != tt.challenge || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s: %d %q %s\nwant %d %q %s", tt.name, w.Code, w.Header().Get("WWW-Authenticate"), w.Body, tt.status, tt.challenge, tt.want)
+		}
+		if tt.status >= 400 && w.Header().Get("Content-Type") != problem.ContentType {
+			t.Errorf("%s: came as %s", tt.name, w.Header().Get("Content-Type"))
+		}
+	}
+	open, err := access.Open(access.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	serve.Admit(open, access.Gateway, who).ServeHTTP(w, httptest.NewRequest("POST", "/v1/check", nil))
+	if w.Code != 200 || w.Body.String() != "" {
+		t.Errorf("where nobody needs a token: %d %s", w.Code, w.Body)
 	}
 }

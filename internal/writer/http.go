@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/pg"
 	"github.com/weirhq/weir/internal/problem"
 	"github.com/weirhq/weir/internal/serve"
@@ -61,10 +62,16 @@ func (w *Writer) answer(rw http.ResponseWriter, r *http.Request) int {
 	var answer *pg.Answer
 	q, err := pg.DecodeQuery(http.MaxBytesReader(rw, r.Body, pg.MaxQuery))
 	if err == nil {
+		q.Tenant, err = access.Of(r.Context()).Tenant(q.Tenant)
+	}
+	if err == nil {
 		answer, err = w.db.Query(r.Context(), q, time.Now())
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return fail(http.StatusRequestEntityTooLarge, "a query may have "+strconv.FormatInt(tooLarge.Limit, 10)+" bytes")
+	}
+	if denied, ok := errors.AsType[*access.DeniedError](err); ok {
+		return fail(http.StatusForbidden, denied.Error())
 	}
 	if wrong, ok := errors.AsType[*pg.QueryError](err); ok {
 		return fail(http.StatusBadRequest, wrong.Error())
