@@ -34,6 +34,7 @@ type flags struct {
 	Headers  answer.Headers   `help:"Headers that tell of a limit: x-ratelimit, ietf, both, or none." default:"x-ratelimit,ietf" env:"WEIR_HEADERS"`
 	Proxies  string           `help:"Proxies whose word on a client's address /v1/auth believes: how many there are, with the one that asks, or their networks." default:"1" env:"WEIR_TRUSTED_PROXIES" name:"trusted-proxies"`
 	access.Config
+	bus.Credentials
 }
 
 func main() { service.Main("ingest", run) }
@@ -76,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	nc, err := bus.Connect(ctx, f.NATS, "weir-ingest", log)
+	nc, err := bus.Connect(ctx, f.NATS, f.Credentials, "weir-ingest", log)
 	if err != nil {
 		return err
 	}

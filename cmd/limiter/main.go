@@ -37,6 +37,7 @@ type flags struct {
 	JournalMax int64         `help:"Bytes after which the journal takes no more; 0 leaves it to the server." default:"0" env:"WEIR_JOURNAL_MAX"`
 	HTTPAddr   string        `help:"Address of /healthz, /readyz and /metrics." default:"127.0.0.1:8070" env:"WEIR_LIMITER_HTTP_ADDR" name:"http-addr"`
 	access.Config
+	bus.Credentials
 }
 
 // config returns what the flags say, and closes the windows that it opens. The
@@ -80,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	defer listener.Close() // unless serving on it has
 	defer closeWindows()   //nolint:errcheck // nothing waits to be sent
-	nc, err := bus.Connect(ctx, f.NATS, "weir-limiter", log)
+	nc, err := bus.Connect(ctx, f.NATS, f.Credentials, "weir-limiter", log)
 	if err != nil {
 		return err
 	}

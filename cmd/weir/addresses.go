@@ -71,6 +71,7 @@ func (f *dataFlag) found() (addresses, error) {
 type busFlags struct {
 	NATS   string `help:"URL of the NATS server; default: what the running 'weir up' says, else nats://127.0.0.1:4222." env:"WEIR_NATS" name:"nats"`
 	Prefix string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	bus.Credentials
 }
 
 // natsFlags are for commands that talk to shards.
@@ -94,7 +95,7 @@ func (f *busFlags) connect(ctx context.Context, data dataFlag) (*nats.Conn, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	nc, err := bus.Connect(ctx, url, "weir", zap.NewNop())
+	nc, err := bus.Connect(ctx, url, f.Credentials, "weir", zap.NewNop())
 	if err != nil {
 		return nil, fmt.Errorf("%w (is 'weir up' running? else say --nats URL)", err)
 	}

@@ -52,6 +52,7 @@ type upCommand struct {
 	Sync          bool           `help:"Let every block reach the disk before it counts as stored: survives a power cut, costs a sync a block." env:"WEIR_SYNC"`
 	Verbose       bool           `help:"Log what happens, not only what goes wrong." short:"v" env:"WEIR_VERBOSE"`
 	access.Config
+	bus.Credentials
 }
 
 // Run runs the whole system until ctx ends or a part of it fails.
@@ -187,7 +188,7 @@ func (u *up) openPostgres(ctx context.Context) (err error) {
 
 // connect makes a connection to NATS for one of the services.
 func (u *up) connect(ctx context.Context, name string) (*nats.Conn, jetstream.JetStream, error) {
-	nc, err := bus.Connect(ctx, u.addresses.NATS, name, u.log)
+	nc, err := bus.Connect(ctx, u.addresses.NATS, u.Credentials, name, u.log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -25,6 +25,7 @@ type flags struct {
 	Shards   int    `help:"Number of shards, all of which are written; default: what the limiters have." env:"WEIR_SHARDS"`
 	HTTPAddr string `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
 	access.Config
+	bus.Credentials
 }
 
 func main() { service.Main("writer", run) }
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer db.Close()
-	nc, err := bus.Connect(ctx, f.NATS, "weir-writer", log)
+	nc, err := bus.Connect(ctx, f.NATS, f.Credentials, "weir-writer", log)
 	if err != nil {
 		return err
 	}

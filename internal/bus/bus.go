@@ -30,6 +30,39 @@ const (
 	pingEvery = 10 * time.Second
 )
 
+// Credentials say who a program is to NATS, and whom it believes. Its tags are
+// those of the program's flags.
+type Credentials struct {
+	Creds string `help:"File with the credentials to show the NATS server; default: what its URL says, nats://user:password@host." env:"WEIR_NATS_CREDS" name:"nats-creds" type:"path"`
+	CA    string `help:"File with the CAs, as PEM, one of which has signed the NATS server's certificate; default: TLS as the server wants it, by the CAs of the system." env:"WEIR_NATS_CA" name:"nats-ca" type:"path"`
+}
+
+// options returns them for a connection. The error names every flag whose file
+// is of no use.
+func (c Credentials) options() ([]nats.Option, error) {
+	var list []nats.Option
+	var tried nats.Options
+	var faults []error
+	if c.CA != "" {
+		list = append(list, nats.RootCAs(c.CA))
+		if err := list[0](&tried); err != nil {
+			faults = append(faults, fmt.Errorf("--nats-ca: %w", err))
+		}
+	}
+	if c.Creds != "" {
+		option := nats.UserCredentials(c.Creds)
+		list = append(list, option)
+		err := option(&tried)
+		if err == nil {
+			_, err = tried.UserJWT()
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--nats-creds: %w", err))
+		}
+	}
+	return list, errors.Join(faults...)
+}
+
 // Connect connects to the NATS server at one URL, or to one of several,
 // separated by commas, and goes on trying until ctx ends. A connection that
 // breaks later is made again for as long as it takes; the caller closes it.
@@ -37,7 +70,11 @@ const (
 // The error tells of a URL or of credentials that no waiting would mend, or of
 // the last attempt before ctx ended. Passwords in urls are neither logged nor
 // told.
-func Connect(ctx context.Context, urls, name string, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
+func Connect(ctx context.Context, urls string, as Credentials, name string, log *zap.Logger) (*nats.Conn, error) {
+	shown, err := as.options()
+	if err != nil {
+		return nil, err
+	}
 	where := redacted(urls)
 	log = log.Named("nats").With(zap.String("url", where))
 	for one := range strings.SplitSeq(urls, ",") {
@@ -48,7 +85,7 @@ func Connect(ctx context.Context, urls, name string, log *zap.Logger, more ...na
 	var nc *nats.Conn
 	var last error // of the attempts; Retry itself only tells that ctx ended
 	attempt := func() error {
-		nc, last = nats.Connect(urls, append(options(name, log), more...)...)
+		nc, last = nats.Connect(urls, append(options(name, log), shown...)...)
 		if errors.Is(last, nats.ErrAuthorization) {
 			return backoff.Permanent(last)
 		}
@@ -56,7 +93,7 @@ func Connect(ctx context.Context, urls, name string, log *zap.Logger, more ...na
 	}
 	again := backoff.NewExponentialBackOff(backoff.WithInitialInterval(firstWait),
 		backoff.WithMaxInterval(longestWait), backoff.WithMaxElapsedTime(0))
-	err := backoff.RetryNotify(attempt, backoff.WithContext(again, ctx), func(err error, wait time.Duration) {
+	err = backoff.RetryNotify(attempt, backoff.WithContext(again, ctx), func(err error, wait time.Duration) {
 		log.Warn("no connection yet", zap.Error(err), zap.Duration("next_attempt_in", wait))
 	})
 	if err != nil {
@@ -69,6 +106,7 @@ func Connect(ctx context.Context, urls, name string, log *zap.Logger, more ...na
 func options(name string, log *zap.Logger) []nats.Option {
 	return []nats.Option{
 		nats.Name(name),
+		nats.CustomInboxPrefix("_INBOX." + name), // which no other program may read, see deployments/nats
 		nats.Timeout(attemptTimeout),
 		nats.PingInterval(pingEvery),
 		nats.MaxReconnects(-1),

@@ -70,7 +70,7 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 	}
 	got := make(chan result, 1)
 	go func() {
-		nc, err := bus.Connect(t.Context(), address(port), "waiter", zap.New(core))
+		nc, err := bus.Connect(t.Context(), address(port), bus.Credentials{}, "waiter", zap.New(core))
 		got <- result{nc, err}
 	}()
 	eventually(t, "a failed attempt is logged", func() bool { return logs.FilterMessage("no connection yet").Len() > 0 })
@@ -89,7 +89,7 @@ func TestConnectionComesBack(t *testing.T) {
 	port := freePort(t)
 	srv := start(t, server.Options{Port: port})
 	core, logs := observer.New(zap.InfoLevel)
-	nc, err := bus.Connect(t.Context(), address(port), "stayer", zap.New(core))
+	nc, err := bus.Connect(t.Context(), address(port), bus.Credentials{}, "stayer", zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestConnectGivesUp(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			core, logs := observer.New(zap.DebugLevel)
-			nc, err := bus.Connect(ctx, tt.url, "loser", zap.New(core))
+			nc, err := bus.Connect(ctx, tt.url, bus.Credentials{}, "loser", zap.New(core))
 			if err == nil {
 				nc.Close()
 				t.Fatal("connected")

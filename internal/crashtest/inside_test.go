@@ -24,7 +24,7 @@ import (
 func (s *system) inside(url string, change func(*limiter.Config)) (stop func()) {
 	s.Helper()
 	log := zaptest.NewLogger(s)
-	nc, err := bus.Connect(s.Context(), url, "limiter", log)
+	nc, err := bus.Connect(s.Context(), url, bus.Credentials{}, "limiter", log)
 	if err != nil {
 		s.Fatal(err)
 	}
