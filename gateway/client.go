@@ -44,6 +44,7 @@ import (
 // policy's defaults say.
 type Config struct {
 	Name    string        // unique among the processes that are gateways; 1 to 64 of A-Z a-z 0-9 _ -
+	Tenant  string        // the only one that NATS lets it act for: it reads that one's decisions alone, must be told Shards, and without a decision goes by the built-in policy; default: any
 	Prefix  string        // first token of every subject; default weir
 	Shards  int           // as the limiters have it; default: found out, and no check has a decision until a limiter has been there
 	Timeout time.Duration // how long Check waits for a decision
@@ -139,7 +140,9 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 	c.working.Go(c.awaitShards)
 	c.working.Go(c.reportSpilled)
 	c.working.Go(c.tellAnswered)
-	c.working.Go(c.followPolicy)
+	if config.Tenant == "" { // a policy is of all tenants, and nothing for the eyes of one
+		c.working.Go(c.followPolicy)
+	}
 	c.working.Go(c.reportDenials)
 	connected := nc.StatusChanged(nats.CONNECTED)
 	c.working.Go(func() { c.followConnection(connected) })
@@ -149,7 +152,13 @@ func Connect(nc *nats.Conn, config Config) (*Client, error) {
 // subscribe returns once the server knows of the subscriptions: it must before
 // it sees a check.
 func (c *Client) subscribe() error {
-	for subject, take := range map[string]nats.MsgHandler{c.names.Decisions(c.config.Name): c.decided, c.names.Notices(): c.noticed} {
+	takers := map[string]nats.MsgHandler{c.names.Decisions(cmp.Or(c.config.Tenant, "*"), c.config.Name): c.decided}
+	if c.config.Tenant == "" {
+		takers[c.names.Notices()] = c.noticed
+	} else {
+		takers[c.names.Notice(c.config.Tenant)], takers[c.names.NoticeToAll()] = c.noticed, c.noticed
+	}
+	for subject, take := range takers {
 		sub, err := c.nc.Subscribe(subject, take)
 		if err != nil {
 			return err
@@ -175,6 +184,12 @@ func (c Config) Validate() error {
 	faults = append(faults, events.CheckToken("name", c.Name), events.CheckToken("prefix", c.Prefix))
 	if c.Shards < 0 || c.Shards > events.MaxShards {
 		faults = append(faults, &FieldError{Field: "shards", Value: fmt.Sprint(c.Shards), Want: fmt.Sprint("1 to ", events.MaxShards)})
+	}
+	if c.Tenant != "" {
+		faults = append(faults, events.CheckToken("tenant", c.Tenant))
+		if c.Shards == 0 {
+			faults = append(faults, &FieldError{Field: "shards", Want: "how many the limiters have: a gateway of one tenant cannot find out"})
+		}
 	}
 	if c.Timeout < 0 {
 		faults = append(faults, &FieldError{Field: "timeout", Value: c.Timeout.String(), Want: "a positive duration"})
@@ -272,9 +287,24 @@ func (c *Client) lost(m outgoing) {
 	}
 }
 
+// own fills in the tenant, if the gateway has only one, and refuses another.
+func (c *Client) own(tenant *string) error {
+	if c.config.Tenant == "" {
+		return nil
+	}
+	if *tenant != "" && *tenant != c.config.Tenant {
+		return &FieldError{Field: "tenant", Value: *tenant, Want: c.config.Tenant + ", the gateway's only one"}
+	}
+	*tenant = c.config.Tenant
+	return nil
+}
+
 // prepare fills in what the client knows, and validates the request.
 func (c *Client) prepare(r *Request) error {
 	r.Gateway = c.config.Name
+	if err := c.own(&r.Tenant); err != nil {
+		return err
+	}
 	if r.ID == "" {
 		r.ID = nuid.Next()
 	}

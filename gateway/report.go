@@ -58,6 +58,9 @@ func (c *Client) Outcome(ctx context.Context, outcomes ...Outcome) error {
 
 func (c *Client) prepareOutcome(o *Outcome) error {
 	o.Gateway = c.config.Name
+	if err := c.own(&o.Tenant); err != nil {
+		return err
+	}
 	if o.Time.IsZero() {
 		o.Time = time.Now()
 	}

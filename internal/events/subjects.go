@@ -80,8 +80,8 @@ func (n Names) Reports(shard int) string { return n.Prefix + ".report." + strcon
 // Outcomes matches every outcome of a shard.
 func (n Names) Outcomes(shard int) string { return n.Prefix + ".outcome." + strconv.Itoa(shard) + ".>" }
 
-// Decisions matches every decision for one gateway.
-func (n Names) Decisions(gateway string) string { return n.Prefix + ".decision.*.*." + gateway }
+// Decisions matches every decision of a tenant, or * for all, for one gateway.
+func (n Names) Decisions(tenant, gateway string) string { return n.Decision("*", tenant, gateway) }
 
 // AllDecisions matches every decision.
 func (n Names) AllDecisions() string { return n.Prefix + ".decision.>" }

@@ -22,7 +22,7 @@ func TestNames(t *testing.T) {
 		"weir.decision.allow.acme.edge-1":    n.Decision(events.Allow, "acme", "edge-1"),
 		"weir.check.3.>":                     n.Checks(3),
 		"weir.report.3.>":                    n.Reports(3),
-		"weir.decision.*.*.edge-1":           n.Decisions("edge-1"),
+		"weir.decision.*.acme.edge-1":        n.Decisions("acme", "edge-1"),
 		"weir.decision.>":                    n.AllDecisions(),
 		"weir.explain.3.acme.edge-1":         n.Explain(3, "acme", "edge-1"),
 		"weir.explain.3.>":                   n.Explains(3),
