@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
 )
@@ -31,6 +32,10 @@ func (s *rateLimits) ShouldRateLimit(ctx context.Context, asked *rls.RateLimitRe
 	if err != nil {
 		s.metrics.refuse(err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if _, err := access.Of(ctx).Tenant(asked.GetDomain()); err != nil {
+		s.metrics.refuse(err)
+		return nil, denied(err)
 	}
 	decisions, err := s.decide(ctx, requests)
 	switch {

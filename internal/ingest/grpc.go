@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
 )
 
@@ -34,9 +35,9 @@ const (
 )
 
 // serveGRPC serves Envoy's rate limit service on the listener, which it closes,
-// until ctx ends; then it answers what it has taken and returns nil. Health and
+// to whom the guard lets in, until ctx ends; then it answers what it has taken and returns nil. Health and
 // reflection are served beside it.
-func (s *Server) serveGRPC(ctx context.Context, listener net.Listener) error {
+func (s *Server) serveGRPC(ctx context.Context, listener net.Listener, guard *access.Guard) error {
 	draining, drain := context.WithCancel(context.WithoutCancel(ctx))
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(events.MaxPayload),
@@ -47,8 +48,8 @@ func (s *Server) serveGRPC(ctx context.Context, listener net.Listener) error {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdleTimeout, Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAtMostEvery, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
-		grpc.ChainUnaryInterceptor(s.count),
-		grpc.ChainStreamInterceptor(until(draining)),
+		grpc.ChainUnaryInterceptor(s.count, admitCalls(guard)),
+		grpc.ChainStreamInterceptor(admitStreams(guard), until(draining)),
 	)
 	rls.RegisterRateLimitServiceServer(server, &rateLimits{gateway: s.gateway, metrics: s.metrics, headers: s.config.Headers})
 	state := health.NewServer()

@@ -122,7 +122,7 @@ type Listeners struct {
 func (s *Server) Run(ctx context.Context, on Listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve.Run(ctx, on.HTTP, serve.Admit(on.Guard, access.Gateway, s.handler), s.log) })
-	group.Go(func() error { return s.serveGRPC(ctx, on.GRPC) })
+	group.Go(func() error { return s.serveGRPC(ctx, on.GRPC, on.Guard) })
 	return group.Wait()
 }
 
