@@ -151,7 +151,7 @@ func drive(ctx context.Context, n *atomic.Int64, inFlight int, duration time.Dur
 	var workers sync.WaitGroup
 	for w := range inFlight {
 		workers.Go(func() {
-			for at := time.Now(); ctx.Err() == nil && at.Sub(began) < duration && len(latencies[w]) < maxSamples/inFlight; {
+			for at := began; ctx.Err() == nil && at.Sub(began) < duration && len(latencies[w]) < maxSamples/inFlight; {
 				if err := ask(ctx, n.Add(1)); err != nil {
 					cancel(err)
 					return

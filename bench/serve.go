@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/gateway"
+	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/embedded"
 	"github.com/weirhq/weir/internal/ingest"
@@ -75,6 +76,9 @@ func serveWeir(ctx context.Context, dir string) (err error) {
 	edge := ingest.New(ingest.Config{Headers: answer.AllHeaders}, client, connections[1].IsConnected, prometheus.NewRegistry(), zap.NewNop())
 	var listen net.ListenConfig
 	var on ingest.Listeners
+	if on.Guard, err = access.Open(access.Config{}); err != nil {
+		return err
+	}
 	if on.HTTP, err = listen.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
