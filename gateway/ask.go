@@ -36,7 +36,7 @@ func (e *RefusedError) Error() string { return e.Detail }
 func (c *Client) Explain(ctx context.Context, r Request) (Explanation, error) {
 	var x Explanation
 	id := r.ID
-	if err := c.prepare(&r); err != nil {
+	if err := c.prepare(&r, time.Now()); err != nil {
 		return x, err
 	}
 	r.ID = id

@@ -226,7 +226,7 @@ func (c *Client) LostOutcomes() int64 { return c.untold.Load() }
 // has come back, and after pauses of 100 ms to a second.
 func (c *Client) Check(ctx context.Context, r Request) (Decision, error) {
 	began, isNew := time.Now(), r.ID == ""
-	if err := c.prepare(&r); err != nil {
+	if err := c.prepare(&r, began); err != nil {
 		return Decision{}, err
 	}
 	if r.Verdict != "" {
@@ -299,8 +299,8 @@ func (c *Client) own(tenant *string) error {
 	return nil
 }
 
-// prepare fills in what the client knows, and validates the request.
-func (c *Client) prepare(r *Request) error {
+// prepare fills in what the client knows now, and validates the request.
+func (c *Client) prepare(r *Request, now time.Time) error {
 	r.Gateway = c.config.Name
 	if err := c.own(&r.Tenant); err != nil {
 		return err
@@ -309,7 +309,7 @@ func (c *Client) prepare(r *Request) error {
 		r.ID = nuid.Next()
 	}
 	if r.Time.IsZero() {
-		r.Time = time.Now()
+		r.Time = now
 	}
 	r.APIKey = events.HashAPIKey(r.APIKey)
 	return r.Validate()

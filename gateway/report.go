@@ -34,7 +34,8 @@ func (e *RequestError) Unwrap() error { return e.Err }
 // for each. After any other error some may be stored: reporting all again is
 // safe for requests that have an id.
 func (c *Client) Report(ctx context.Context, requests ...Request) error {
-	prepared, err := prepareAll(requests, c.prepare)
+	now := time.Now()
+	prepared, err := prepareAll(requests, func(r *Request) error { return c.prepare(r, now) })
 	if err != nil {
 		return err
 	}
