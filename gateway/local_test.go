@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -152,6 +153,28 @@ func TestLocalDenialsAreFolded(t *testing.T) {
 	if n := c.Overflow(); n > 0 {
 		t.Errorf("%d are not recorded", n)
 	}
+}
+
+// A check is decided no sooner than it was sent: local denials rest on that.
+func TestDecidedAfterSent(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t)
+	limitertest.Start(t, testenv.Connect(t, url))
+	c := connect(t, testenv.Connect(t, url), gateway.Config{Timeout: 10 * time.Second})
+	var askers sync.WaitGroup
+	for i := range 256 {
+		askers.Go(func() {
+			for range 50 {
+				sent := time.Now().Truncate(time.Microsecond)
+				d, err := c.Check(t.Context(), gateway.Request{Tenant: "acme", User: fmt.Sprint(i)})
+				if err != nil || d.DecidedAt.Before(sent) {
+					t.Errorf("sent at %v, decision %+v, %v", sent, d, err)
+					return
+				}
+			}
+		})
+	}
+	askers.Wait()
 }
 
 // Whatever happens to a limit drops what is remembered of it.

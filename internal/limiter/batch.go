@@ -100,7 +100,7 @@ func (o *owner) identify(ctx context.Context, r *events.Request) (id fingerprint
 	}
 	id = o.seen.fingerprint(r.Tenant, r.ID)
 	if _, ok := o.batched[id]; ok {
-		if err := o.conclude(o.decider.Decide(ctx, o.last)); err != nil {
+		if err := o.decideNow(ctx); err != nil {
 			return id, before, false, err
 		}
 	}

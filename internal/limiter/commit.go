@@ -158,12 +158,25 @@ func (o *owner) gather(ctx context.Context, check *nats.Msg, first *report) erro
 // else is to be done.
 func (o *owner) decide(ctx context.Context) error {
 	if o.memory != nil || len(o.batch) == 0 {
-		return o.conclude(o.decider.Decide(ctx, o.last))
+		return o.decideNow(ctx)
+	}
+	now, err := o.now()
+	if err != nil {
+		return err
 	}
 	o.deciding = true
-	now := o.last
 	go func() { o.decided <- o.decider.Decide(ctx, now) }() // it ends within the store's timeout
 	return nil
+}
+
+// decideNow decides the batch at an instant at which all of it has come: gateways
+// count from when they sent a check until what is denied could pass.
+func (o *owner) decideNow(ctx context.Context) error {
+	now, err := o.now()
+	if err != nil {
+		return err
+	}
+	return o.conclude(o.decider.Decide(ctx, now))
 }
 
 // conclude makes a block of the batch that was decided. failed is what the

@@ -52,7 +52,7 @@ func (l *Limiter) createOutcomes(ctx context.Context) error {
 }
 
 // keepOutcomes makes the outcomes' stream again whenever it is gone, until ctx
-// ends. Limiters have no use for it, so nothing that they do waits for it; the
+// ends. Limiters have no use for it, so no decision waits for it; the
 // owner of the first shard sees to it because gateways may need it before there
 // is a writer.
 func (l *Limiter) keepOutcomes(ctx context.Context, made bool) error {

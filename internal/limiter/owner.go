@@ -137,17 +137,17 @@ func (o *owner) run(ctx context.Context) error {
 	group.Go(func() error { return o.takeReports(inner, from) })
 	group.Go(func() error { return o.commit(writes, stopped) })
 	group.Go(func() error { return o.storeSnapshots(inner, writes) })
+	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
+		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
+	}
+	o.tellOfPolicy(revision)
 	if o.config.Shard == 0 {
 		made := o.tryOutcomes(inner)
 		group.Go(func() error { return o.keepOutcomes(inner, made) })
 	}
-	if err := o.nc.FlushTimeout(drainTimeout); err != nil {
-		o.log.Warn("the server may not know of the subscription yet", zap.Error(err))
-	}
 	o.once.Do(func() { close(o.ready) })
 	o.set(&o.decides, true)
 	defer o.set(&o.decides, false)
-	o.tellOfPolicy(revision)
 	o.log.Info("deciding", zap.Uint64("policy", revision))
 
 	<-inner.Done()
