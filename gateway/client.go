@@ -383,9 +383,6 @@ func (c *Client) Close() error {
 		c.mu.Unlock()
 		return ErrClosed
 	}
-	for _, r := range c.denials.close(time.Now()) {
-		c.keepLocked(r)
-	}
 	c.closed = true
 	close(c.spill)
 	close(c.answered)

@@ -39,6 +39,7 @@ type denials struct {
 
 	mu       sync.Mutex // guards the rest
 	known    map[policy.LiveKey]*denial
+	of       map[string]int // how many of each tenant
 	folded   int       // bytes of all first
 	notified time.Time // when it was told last that something happened to a limit
 	closed   bool
@@ -59,6 +60,7 @@ func newDenials() *denials {
 	return &denials{
 		matches: sync.Pool{New: func() any { return new(policy.Matches) }},
 		known:   map[policy.LiveKey]*denial{},
+		of:      map[string]int{},
 	}
 }
 
@@ -66,7 +68,7 @@ func newDenials() *denials {
 // note of it for the next report. What a rule would count although it is denied
 // must be asked about.
 func (d *denials) find(p *policy.Policy, r *Request, now time.Time) (decision Decision, found bool) {
-	if d.some.Load() == 0 {
+	if d.some.Load() == 0 || !d.any(r.Tenant) {
 		return decision, false
 	}
 	m := d.matches.Get().(*policy.Matches)
@@ -90,6 +92,13 @@ func (d *denials) find(p *policy.Policy, r *Request, now time.Time) (decision De
 		return decision, false
 	}
 	return longest.again(r, cost, now), true
+}
+
+// any tells whether a denial of a tenant's is remembered.
+func (d *denials) any(tenant string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.of[tenant] > 0
 }
 
 // holds tells whether a denial is one of a charge, too. Overrides that end may
@@ -177,6 +186,8 @@ func (d *denials) keep(tenant string, fresh *denial, sent time.Time) {
 		fresh.first, fresh.count, fresh.size = known.first, known.count, known.size
 	} else if len(d.known) >= maxDenials {
 		return
+	} else {
+		d.of[key.Tenant]++
 	}
 	d.known[key] = fresh
 	d.some.Store(int64(len(d.known)))
@@ -214,6 +225,9 @@ func (d *denials) report(now time.Time, most int) []Request {
 		}
 		if k.count == 0 && !now.Before(k.until) {
 			delete(d.known, key)
+			if d.of[key.Tenant]--; d.of[key.Tenant] == 0 {
+				delete(d.of, key.Tenant)
+			}
 		}
 	}
 	d.some.Store(int64(len(d.known)))

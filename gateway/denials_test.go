@@ -9,11 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 
 	"github.com/weirhq/weir/internal/decide"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/policy"
+	"github.com/weirhq/weir/internal/testenv"
 	"github.com/weirhq/weir/internal/window"
 )
 
@@ -224,8 +226,42 @@ func TestDenialsAreBounded(t *testing.T) {
 	for _, r := range append(first, d.report(now.Add(time.Hour), maxDenials)...) {
 		total += r.Count
 	}
-	if total != 35 || len(d.known) > 0 || d.folded != 0 || d.some.Load() != 0 {
+	if total != 35 || len(d.known) > 0 || len(d.of) > 0 || d.folded != 0 || d.some.Load() != 0 {
 		t.Errorf("%d denials are reported, want 35; %d known, %d bytes kept", total, len(d.known), d.folded)
+	}
+}
+
+// What was denied in the last second is reported by Close, also if it is more than
+// the queue has places.
+func TestCloseReportsAllDenied(t *testing.T) {
+	t.Parallel()
+	const users = spillSize + 2000
+	nc := testenv.Connect(t, testenv.NATS(t))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := events.Names{Prefix: events.DefaultPrefix}
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: names.ReportsStream(), Subjects: []string{names.Reports(0)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Connect(nc, Config{Name: "g", Shards: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range users {
+		now, user := time.Now(), fmt.Sprint("u", i)
+		c.denials.remember(c.policy.Load(), &Request{Tenant: "acme", User: user}, said(user, 0), now, now)
+		if d, err := c.Check(t.Context(), Request{Tenant: "acme", User: user}); err != nil || d.Reason != events.ReasonLocal {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	if err := c.Close(); err != nil || c.Overflow() > 0 {
+		t.Errorf("%v, %d are not recorded", err, c.Overflow())
+	}
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != users {
+		t.Errorf("%d reports, %v; want %d", info.State.Msgs, err, users)
 	}
 }
 

@@ -30,13 +30,24 @@ func (c *Client) reportDenials() {
 	for {
 		select {
 		case <-tick.C:
-			// The other half of the places is for requests without a decision.
-			for _, r := range c.denials.report(time.Now(), max(spillSize/2-len(c.spill), 0)) {
-				c.keep(r)
-			}
+			c.keepDenied()
 		case <-c.closing.Done():
 			return
 		}
+	}
+}
+
+// keepDenied puts what was denied locally where it waits to be reported, in half of
+// the places: the others are for requests without a decision. Of a closed client
+// it is left to reportSpilled.
+func (c *Client) keepDenied() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	for _, r := range c.denials.report(time.Now(), max(spillSize/2-len(c.spill), 0)) {
+		c.keepLocked(r)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestDeniedLocally(t *testing.T) {
 	_, c, sent := underLimit(t, testenv.NATS(t), "2 per 3s")
 	denied(t, c, "42")
 	before := sent.Load()
-	began, n, last := time.Now(), 0, gateway.Decision{}
+	began, n := time.Now(), 0
 	for ; ; n++ {
 		d, err := c.Check(t.Context(), gateway.Request{Tenant: "acme", User: "42", Method: "GET", Path: "/"})
 		if err != nil {
@@ -91,7 +91,7 @@ func TestDeniedLocally(t *testing.T) {
 			break
 		}
 		if d.Reason == events.ReasonLocal {
-			if last = d; d.Rule != "r" || d.Key != "42" || d.Limit != 2 || d.WindowMS != 3000 || d.RetryAfterMS < 1 || d.RetryAfterMS > 3000 || d.ID == "" || d.Cost != 1 {
+			if d.Rule != "r" || d.Key != "42" || d.Limit != 2 || d.WindowMS != 3000 || d.RetryAfterMS < 1 || d.RetryAfterMS > 3000 || d.ID == "" || d.Cost != 1 {
 				t.Fatalf("%+v", d)
 			}
 		}
@@ -102,9 +102,6 @@ func TestDeniedLocally(t *testing.T) {
 	// The last thousandth of the wait and its last millisecond are asked about.
 	if asked := sent.Load() - before; n < 10_000 || asked < 1 || asked > 200 {
 		t.Errorf("%d denials and %d checks in %v", n, asked, time.Since(began))
-	}
-	if last.RetryAfterMS > 20 {
-		t.Errorf("the last local denial said %d ms", last.RetryAfterMS)
 	}
 }
 

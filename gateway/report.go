@@ -160,17 +160,12 @@ func (c *Client) publish(ctx context.Context, m message) (jetstream.PubAckFuture
 }
 
 // drain stores what comes through a queue, in order and many at once, until that
-// is closed; then for drainTimeout at most.
-func drain[T any](c *Client, queue <-chan T, store func(context.Context, []T) error, lost func([]T)) {
+// is closed, and then the rest; from Close on for drainTimeout at most.
+func drain[T any](c *Client, queue <-chan T, rest func() []T, store func(context.Context, []T) error, lost func([]T)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	context.AfterFunc(c.closing, func() { time.AfterFunc(drainTimeout, cancel) })
-	batch := make([]T, 0, maxBatch)
-	for one := range queue {
-		batch = append(batch[:0], one)
-		for len(batch) < maxBatch && len(queue) > 0 {
-			batch = append(batch, <-queue)
-		}
+	keep := func(batch []T) {
 		attempt := func() error {
 			inTime, done := context.WithTimeout(ctx, drainTimeout)
 			defer done()
@@ -181,11 +176,23 @@ func drain[T any](c *Client, queue <-chan T, store func(context.Context, []T) er
 			lost(batch) // only when Close ran out of time
 		}
 	}
+	batch := make([]T, 0, maxBatch)
+	for one := range queue {
+		batch = append(batch[:0], one)
+		for len(batch) < maxBatch && len(queue) > 0 {
+			batch = append(batch, <-queue)
+		}
+		keep(batch)
+	}
+	for batch := range slices.Chunk(rest(), maxBatch) {
+		keep(batch)
+	}
 }
 
 // reportSpilled reports what Check had no decision for or denied locally.
 func (c *Client) reportSpilled() {
-	drain(c, c.spill, c.report, func(list []Request) {
+	denied := func() []Request { return c.denials.close(time.Now()) }
+	drain(c, c.spill, denied, c.report, func(list []Request) {
 		for i := range list {
 			c.overflow.Add(max(list[i].Count, 1))
 		}
@@ -207,5 +214,5 @@ func (c *Client) tell(o Outcome) {
 // tellAnswered stores what tell is given.
 func (c *Client) tellAnswered() {
 	outcome := func(ctx context.Context, list []Outcome) error { return c.Outcome(ctx, list...) }
-	drain(c, c.answered, outcome, func(list []Outcome) { c.untold.Add(int64(len(list))) })
+	drain(c, c.answered, func() []Outcome { return nil }, outcome, func(list []Outcome) { c.untold.Add(int64(len(list))) })
 }
