@@ -40,8 +40,8 @@ type denials struct {
 	mu       sync.Mutex // guards the rest
 	known    map[policy.LiveKey]*denial
 	of       map[string]int // how many of each tenant
-	folded   int       // bytes of all first
-	notified time.Time // when it was told last that something happened to a limit
+	folded   int            // bytes of all first
+	notified time.Time      // when it was told last that something happened to a limit
 	closed   bool
 }
 
