@@ -63,7 +63,7 @@ func printTable(w io.Writer, a *pg.Answer) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(a.Columns, "\t"))
+	fmt.Fprintln(t, strings.Join(a.Columns(), "\t"))
 	for _, row := range a.Rows {
 		cells := make([]string, len(row))
 		for i, v := range row {
@@ -83,6 +83,8 @@ func cell(v any) string {
 		return v.UTC().Format("2006-01-02 15:04:05")
 	case float64:
 		return fmt.Sprintf("%.4g", v)
+	case json.RawMessage:
+		return cell(string(v))
 	case string:
 		return strings.Map(func(r rune) rune {
 			if r < ' ' || r == 0x7f {

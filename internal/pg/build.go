@@ -1,15 +1,13 @@
 package pg
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // a zone is known wherever the program runs
 
 	"github.com/weirhq/weir/internal/events"
 )
@@ -17,19 +15,32 @@ import (
 // statement is a query as SQL. The text is put together from this package's
 // own words; whatever came with the query is in args.
 type statement struct {
-	sql     string
-	args    []any
-	columns []string // output, bucket first, then groups, then measures
-	kinds   []kind
+	sql       string
+	args      []any
+	outputs   []output
+	shown     int                 // outputs of the answer; the rest are for the next page
+	order     []term              // of the rows, which no two share
+	limit     int                 // rows of the answer at most; the statement gives one more if there is one
+	page      page                // where the next one begins, but for its place
+	zone      *time.Location      // of the buckets
+	jsonpaths []events.FieldError // that came with the query, to be tried before it
+}
+
+// output is one column of the statement.
+type output struct {
+	name string
+	sql  string
+	kind kind
 }
 
 // builder turns a query into a statement and collects every fault.
 type builder struct {
 	statement
-	outputs []string // expressions of columns
-	where   []string
-	groups  int // outputs that are groups, they come first
-	faults  []error
+	where    []string
+	groups   int    // outputs that are groups, they come first
+	from, to string // the ends of the time range
+	span     string // the part of it that a group covers
+	faults   []error
 }
 
 func (b *builder) fault(err error) {
@@ -44,19 +55,22 @@ func (b *builder) arg(value any, sqlType string) string {
 	return "$" + strconv.Itoa(len(b.args)) + "::" + sqlType
 }
 
-func (b *builder) output(name, sql string, k kind) {
-	if slices.Contains(b.columns, name) {
-		b.fault(&events.FieldError{Field: "select", Value: name, Want: "every output once"})
+func (b *builder) output(field, name, sql string, k kind) {
+	if b.indexOf(name) >= 0 {
+		b.fault(&events.FieldError{Field: field, Value: name, Want: "every output once"})
 		return
 	}
-	b.columns = append(b.columns, name)
-	b.outputs = append(b.outputs, sql)
-	b.kinds = append(b.kinds, k)
+	b.outputs = append(b.outputs, output{name, sql, k})
+}
+
+func (b *builder) indexOf(name string) int {
+	return slices.IndexFunc(b.outputs, func(o output) bool { return o.name == name })
 }
 
 // build returns the statement of a query, or a *QueryError.
 func build(q *Query, now time.Time) (*statement, error) {
-	b := &builder{}
+	b := &builder{statement: statement{zone: time.UTC, limit: defaultLimit}}
+	b.begin(q)
 	b.times(q, now)
 	if q.Tenant != "" {
 		b.fault(events.CheckToken("tenant", q.Tenant))
@@ -64,211 +78,136 @@ func build(q *Query, now time.Time) (*statement, error) {
 	}
 	if len(q.Where) > maxConditions {
 		b.fault(&events.FieldError{Field: "where", Value: strconv.Itoa(len(q.Where)), Want: fmt.Sprintf("at most %d conditions", maxConditions)})
-		q.Where = nil
 	}
-	for i, c := range q.Where {
+	for i, c := range q.Where[:min(len(q.Where), maxConditions)] {
 		b.condition(fmt.Sprintf("where[%d]", i), c)
 	}
 	b.selection(q)
-	order := b.order(q.Order)
-	limit := defaultLimit
 	if q.Limit != nil {
-		limit = *q.Limit
+		b.limit = *q.Limit
 	}
-	if limit < 1 || limit > maxLimit {
-		b.fault(&events.FieldError{Field: "limit", Value: strconv.Itoa(limit), Want: fmt.Sprintf("1 to %d", maxLimit)})
+	if b.limit < 1 || b.limit > maxLimit {
+		b.fault(&events.FieldError{Field: "limit", Value: strconv.Itoa(b.limit), Want: fmt.Sprintf("1 to %d", maxLimit)})
 	}
+	if q.WaitFor != nil {
+		b.fault(q.WaitFor.validate())
+	}
+	after := b.after()
 	if len(b.faults) > 0 {
 		return nil, &QueryError{Errs: b.faults}
 	}
-	var sql strings.Builder
-	sql.WriteString(`SELECT ` + strings.Join(b.outputs, `, `) + ` FROM requests_with_outcomes WHERE ` + strings.Join(b.where, ` AND `))
-	if b.groups > 0 {
-		sql.WriteString(` GROUP BY ` + places(b.groups))
-	}
-	sql.WriteString(` ORDER BY ` + order + ` LIMIT ` + b.arg(limit, "bigint"))
-	b.sql = sql.String()
+	b.write(after)
 	return &b.statement, nil
 }
 
-// places lists the outputs by number: 1, 2, … n.
-func places(n int) string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = strconv.Itoa(i + 1)
+// write puts the statement together. Its outputs have names of their own, for
+// what follows to name them whatever computes them.
+func (b *builder) write(after string) {
+	var expressions, names, groups, order []string
+	for i, o := range b.outputs {
+		expressions, names = append(expressions, o.sql), append(names, place(i))
+		if i < b.groups {
+			groups = append(groups, strconv.Itoa(i+1))
+		}
 	}
-	return strings.Join(list, `, `)
+	for _, t := range b.order {
+		order = append(order, place(t.output)+t.direction())
+	}
+	clause := func(word string, list []string, between string) string {
+		if len(list) == 0 {
+			return ``
+		}
+		return word + strings.Join(list, between)
+	}
+	b.sql = clause(`SELECT * FROM (SELECT `, expressions, `, `) + clause(` FROM requests_with_outcomes WHERE `, b.where, ` AND `) + clause(` GROUP BY `, groups, `, `) +
+		clause(`) AS q (`, names, `, `) + `)` + after + clause(` ORDER BY `, order, `, `) + ` LIMIT ` + b.arg(b.limit+1, "bigint")
 }
 
+// place is how the statement names an output.
+func place(output int) string { return "c" + strconv.Itoa(output+1) }
+
+// times sets the range: that of the query or, if it asks for a further page,
+// that of the first one.
 func (b *builder) times(q *Query, now time.Time) {
 	from, err := parseMoment("from", q.From, "-1h", now)
 	b.fault(err)
 	to, err2 := parseMoment("to", q.To, "now", now)
 	b.fault(err2)
+	if b.page.After != nil {
+		from, to = b.page.From, b.page.To
+	}
 	if err == nil && err2 == nil && !from.Before(to) {
 		b.fault(&events.FieldError{Field: "from", Value: q.From, Want: "a time before to"})
 	}
+	b.page.From, b.page.To = from, to
+	b.from, b.to = b.arg(from, "timestamptz"), b.arg(to, "timestamptz")
+	b.span = b.to + ` - ` + b.from
 	// A row that counts nothing is no request: what was done to a key by hand.
-	b.where = append(b.where, `ts >= `+b.arg(from, "timestamptz"), `ts < `+b.arg(to, "timestamptz"), `count > 0`)
+	b.where = append(b.where, `ts >= `+b.from, `ts < `+b.to, `count > 0`)
 }
 
-// selection sets what is selected and grouped by.
+// selection sets what is selected, grouped and ordered by.
 func (b *builder) selection(q *Query) {
-	if len(q.GroupBy)+len(q.Select) > maxOutputs {
-		b.fault(&events.FieldError{Field: "select", Value: strconv.Itoa(len(q.GroupBy) + len(q.Select)), Want: fmt.Sprintf("with group_by at most %d", maxOutputs)})
-		return
-	}
-	if q.Bucket != "" {
-		step, err := parseSpan(q.Bucket)
-		if err != nil {
-			b.fault(&events.FieldError{Field: "bucket", Value: q.Bucket, Want: "a span such as 30s, 5m, 1h or 1d"})
+	for field, list := range map[string][]string{"select": q.Select, "group_by": q.GroupBy, "order": q.Order} {
+		if len(list) > maxOutputs {
+			b.fault(&events.FieldError{Field: field, Value: strconv.Itoa(len(list)), Want: fmt.Sprintf("at most %d", maxOutputs)})
+			return
 		}
-		// From a Monday, so that days and weeks begin where people expect them.
-		b.output("bucket", `date_bin(make_interval(secs => `+b.arg(step.Seconds(), "float8")+`), ts, '2001-01-01T00:00:00Z')`, kindTime)
 	}
+	b.bucket(q)
 	for i, name := range q.GroupBy {
-		c, err := findColumn(fmt.Sprintf("group_by[%d]", i), name)
-		if err != nil {
-			b.fault(err)
-			continue
-		}
-		b.output(c.name, c.name, c.kind)
+		b.plain(fmt.Sprintf("group_by[%d]", i), name)
 	}
 	b.groups = len(b.outputs)
-	measures := q.Select
-	if len(measures) == 0 {
-		measures = []string{"count"}
-	}
-	for i, text := range measures {
-		m, err := parseMeasure(fmt.Sprintf("select[%d]", i), text)
-		if err != nil {
-			b.fault(err)
-			continue
+	each := b.groups == 0 && slices.ContainsFunc(q.Select, isPlain)
+	for i, text := range q.Select {
+		field := fmt.Sprintf("select[%d]", i)
+		switch {
+		case each && (isPlain(text) || text == "count"):
+			b.plain(field, text)
+		case each:
+			b.fault(&events.FieldError{Field: field, Value: text, Want: "a column, as others are selected: to compute something, put them into group_by"})
+		case isPlain(text):
+			b.fault(&events.FieldError{Field: field, Value: text, Want: "a measure: a column goes into group_by"})
+		default:
+			b.measure(field, text)
 		}
-		b.output(text, m.sql, m.kind)
 	}
+	if len(q.Select) == 0 {
+		b.measure("select", "count")
+	}
+	b.shown = len(b.outputs)
+	if each {
+		b.hidden("ts")
+		b.hidden("id")
+	}
+	b.orders(q.Order, each)
 }
 
-// order returns what follows ORDER BY. Ties are broken by the groups, so that
-// the same rows come in the same order.
-func (b *builder) order(by []string) string {
-	var terms []string
-	if len(by) > maxOutputs {
-		b.fault(&events.FieldError{Field: "order", Value: strconv.Itoa(len(by)), Want: fmt.Sprintf("at most %d", maxOutputs)})
-		by = nil
-	}
-	for i, text := range by {
-		name, direction := strings.TrimPrefix(text, "+"), ""
-		if strings.HasPrefix(text, "-") {
-			name, direction = text[1:], " DESC NULLS LAST"
-		}
-		at := indexOf(b.columns, name)
-		if at < 0 {
-			if len(b.columns) > 0 {
-				b.fault(unknown(fmt.Sprintf("order[%d]", i), text, "an output of the query", b.columns))
-			}
-			continue
-		}
-		terms = append(terms, strconv.Itoa(at+1)+direction)
-	}
-	if len(by) == 0 && indexOf(b.columns, "bucket") < 0 {
-		terms = append(terms, strconv.Itoa(b.groups+1)+" DESC NULLS LAST")
-	}
-	if b.groups > 0 {
-		terms = append(terms, places(b.groups))
-	}
-	return strings.Join(terms, `, `)
+// isPlain tells whether an output is taken from each request as it is. count is
+// a measure, unless columns stand beside it.
+func isPlain(name string) bool {
+	return strings.HasPrefix(name, attrsPrefix) || name != "count" && slices.ContainsFunc(catalog, func(c column) bool { return c.sql == name })
 }
 
-func indexOf(list []string, s string) int {
-	for i, have := range list {
-		if have == s {
-			return i
-		}
-	}
-	return -1
-}
-
-// operators are what a condition takes, and their SQL.
-var operators = map[string]string{"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "= ANY"}
-
-var operatorNames = []string{"=", "!=", "<", "<=", ">", ">=", "in"}
-
-func (b *builder) condition(field string, c Condition) {
-	if c.Attr != "" {
-		b.fault(&events.FieldError{Field: field + ".attr", Value: c.Attr, Want: "no attr: this version compares columns only"})
-		return
-	}
-	col, err := findColumn(field+".col", c.Col)
+// plain adds an output that is taken from each request as it is.
+func (b *builder) plain(field, name string) {
+	c, err := b.operand(field, name, false)
 	if err != nil {
 		b.fault(err)
 		return
 	}
-	op, ok := operators[c.Op]
-	if !ok {
-		b.fault(unknown(field+".op", c.Op, "one of = != < <= > >= in", operatorNames))
-		return
+	if c.kind == kindJSON {
+		c.sql += `::text` // every digit of its numbers
 	}
-	if len(c.Value) == 0 {
-		b.fault(&events.FieldError{Field: field + ".value", Want: "a value"})
-		return
-	}
-	switch {
-	case c.Op == "in":
-		b.in(field, col, c.Value)
-	case bytes.Equal(c.Value, []byte("null")):
-		b.null(field, col, c.Op)
-	case col.kind == kindInet && (c.Op == "=" || c.Op == "!="):
-		b.network(field, col, c)
-	default:
-		value, err := col.parseValue(field+".value", c.Value)
-		b.fault(err)
-		b.where = append(b.where, col.name+` `+op+` `+b.arg(value, sqlTypes[col.kind]))
-	}
+	b.output(field, name, c.sql, c.kind)
 }
 
-// null compares with null, which only = and != do.
-func (b *builder) null(field string, col column, op string) {
-	switch op {
-	case "=":
-		b.where = append(b.where, col.name+` IS NULL`)
-	case "!=":
-		b.where = append(b.where, col.name+` IS NOT NULL`)
-	default:
-		b.fault(&events.FieldError{Field: field + ".value", Value: "null", Want: "null only with = or !="})
+// hidden adds a column that only orders.
+func (b *builder) hidden(name string) {
+	if b.indexOf(name) < 0 {
+		b.plain("", name)
 	}
-}
-
-// network compares an address: it equals a network that contains it.
-func (b *builder) network(field string, col column, c Condition) {
-	value, err := col.parseValue(field+".value", c.Value)
-	b.fault(err)
-	within := col.name + ` <<= ` + b.arg(value, sqlTypes[col.kind])
-	if c.Op == "!=" {
-		within = `NOT ` + within
-	}
-	b.where = append(b.where, within)
-}
-
-func (b *builder) in(field string, col column, raw json.RawMessage) {
-	var list []json.RawMessage
-	if err := json.Unmarshal(raw, &list); err != nil || len(list) == 0 || len(list) > maxValues {
-		b.fault(&events.FieldError{Field: field + ".value", Value: string(raw), Want: fmt.Sprintf("a list of 1 to %d values", maxValues)})
-		return
-	}
-	var values reflect.Value
-	for i, item := range list {
-		value, err := col.parseValue(fmt.Sprintf("%s.value[%d]", field, i), item)
-		if err != nil {
-			b.fault(err)
-			return
-		}
-		if i == 0 {
-			values = reflect.MakeSlice(reflect.SliceOf(reflect.TypeOf(value)), 0, len(list))
-		}
-		values = reflect.Append(values, reflect.ValueOf(value))
-	}
-	b.where = append(b.where, col.name+` = ANY (`+b.arg(values.Interface(), sqlTypes[col.kind]+"[]")+`)`)
 }
 
 // parseMoment reads from or to.
@@ -308,16 +247,11 @@ func parseSpan(text string) (time.Duration, error) {
 	return time.Duration(n) * unit, nil
 }
 
-// queryFault turns an error of encoding/json into one that names the field and
-// the nearest known one.
-func queryFault(err error) error {
-	known := []string{"from", "to", "tenant", "where", "group_by", "bucket", "select", "order", "limit", "col", "op", "value"}
-	if name, ok := strings.CutPrefix(err.Error(), `json: unknown field "`); ok {
-		name = strings.TrimSuffix(name, `"`)
-		return &QueryError{Errs: []error{unknown("query", name, "a known field", known)}}
+// parseZone reads the name of a time zone.
+func parseZone(name string) (*time.Location, error) {
+	zone, err := time.LoadLocation(name)
+	if err != nil || name == "Local" {
+		return nil, &events.FieldError{Field: "zone", Value: name, Want: "a time zone such as Asia/Kolkata"}
 	}
-	if typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return &QueryError{Errs: []error{&events.FieldError{Field: typeErr.Field, Value: typeErr.Value, Want: "JSON that fits " + typeErr.Type.String()}}}
-	}
-	return &QueryError{Errs: []error{fmt.Errorf("want a JSON object: %w", err)}}
+	return zone, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -24,17 +23,18 @@ const (
 	kindTime
 	kindInet
 	kindID
+	kindJSON
 	kindShare // a float that is only an output
 )
 
-// sqlTypes are the types that values are sent as.
+// sqlTypes are the types that values are sent as, and outputs have.
 var sqlTypes = map[kind]string{
-	kindText: "text", kindNumber: "bigint", kindBool: "boolean", kindTime: "timestamptz", kindInet: "inet", kindID: "bigint",
+	kindText: "text", kindNumber: "bigint", kindBool: "boolean", kindTime: "timestamptz", kindInet: "inet", kindID: "bigint", kindJSON: "text", kindShare: "float8",
 }
 
-// column is one that queries may name.
+// column is one that queries may name, or what stands in its place.
 type column struct {
-	name string
+	sql  string // of a column its name
 	kind kind
 }
 
@@ -48,12 +48,13 @@ var catalog = []column{
 	{"limit_count", kindNumber}, {"remaining", kindNumber}, {"retry_after_ms", kindNumber},
 	{"policy", kindNumber}, {"degraded", kindBool}, {"late", kindBool}, {"status", kindNumber},
 	{"latency_us", kindNumber}, {"bytes_in", kindNumber}, {"bytes_out", kindNumber},
+	{"rules", kindJSON}, {"attrs", kindJSON}, {"outcome_ts", kindTime},
 }
 
 func columnNames() []string {
 	names := make([]string, len(catalog))
 	for i, c := range catalog {
-		names[i] = c.name
+		names[i] = c.sql
 	}
 	return names
 }
@@ -62,7 +63,7 @@ func columnNames() []string {
 // stood.
 func findColumn(field, name string) (column, error) {
 	for _, c := range catalog {
-		if c.name == name {
+		if c.sql == name {
 			return c, nil
 		}
 	}
@@ -163,52 +164,4 @@ func parsePrefix(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("address %q", text)
 	}
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
-}
-
-// measure is one figure of a query.
-type measure struct {
-	sql  string
-	kind kind
-}
-
-var measureCall = regexp.MustCompile(`^(\w+)\((\w+)\)$`)
-
-// measureForms are what select takes, with col for a column.
-var measureForms = []string{"count", "deny_share", "sum(col)", "avg(col)", "min(col)", "max(col)", "p50(col)", "p90(col)", "p99(col)"}
-
-// parseMeasure reads one entry of select.
-func parseMeasure(field, text string) (measure, error) {
-	switch text {
-	case "count":
-		return measure{`coalesce(sum(count), 0)::bigint`, kindNumber}, nil
-	case "deny_share":
-		return measure{`coalesce(sum(count) FILTER (WHERE verdict = 'deny'), 0)::float8 / sum(count)::float8`, kindShare}, nil
-	}
-	call := measureCall.FindStringSubmatch(text)
-	if call == nil {
-		return measure{}, unknown(field, text, "a measure", measureForms)
-	}
-	m := measure{kind: kindShare}
-	var before, after string
-	switch call[1] {
-	case "sum":
-		before, after, m.kind = `sum(`, `)::bigint`, kindNumber
-	case "avg":
-		before, after = `avg(`, `)::float8`
-	case "min", "max":
-		before, after, m.kind = call[1]+`(`, `)`, kindNumber
-	case "p50", "p90", "p99":
-		before, after = `percentile_cont(0.`+call[1][1:]+`) WITHIN GROUP (ORDER BY `, `)`
-	default:
-		return measure{}, unknown(field, text, "a measure", measureForms)
-	}
-	c, err := findColumn(field, call[2])
-	if err != nil {
-		return measure{}, err
-	}
-	if c.kind != kindNumber {
-		return measure{}, &events.FieldError{Field: field, Value: text, Want: "a column of numbers in the brackets"}
-	}
-	m.sql = before + c.name + after
-	return m, nil
 }

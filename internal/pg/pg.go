@@ -50,6 +50,7 @@ type DB struct {
 	pool         *pgxpool.Pool
 	queryTimeout time.Duration
 	queries      chan struct{} // one for each query that runs
+	waiting      chan struct{} // one for each that waits for rows
 	partitions   partitions
 }
 
@@ -75,7 +76,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open postgres: %w", err)
 	}
-	return &DB{pool: pool, queryTimeout: c.QueryTimeout, queries: make(chan struct{}, c.MaxConns-2)}, nil
+	return &DB{pool: pool, queryTimeout: c.QueryTimeout, queries: make(chan struct{}, c.MaxConns-2), waiting: make(chan struct{}, maxWaiting)}, nil
 }
 
 // Close ends all connections. It waits for those in use.

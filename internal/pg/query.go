@@ -5,36 +5,40 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/weirhq/weir/internal/idgen"
+	"github.com/weirhq/weir/internal/events"
 )
 
-// Query asks for figures over the stored requests. Its JSON is the body of
-// POST /v1/query.
+// Query asks for figures over the stored requests, or for requests. Its JSON is
+// the body of POST /v1/query.
 type Query struct {
 	From    string      `json:"from"`     // first moment: RFC 3339, now, or back from now such as -90s, -5m, -1h, -7d; -1h when empty
 	To      string      `json:"to"`       // the moment after the last; now when empty
 	Tenant  string      `json:"tenant"`   // all tenants when empty
 	Where   []Condition `json:"where"`    // all must hold
-	GroupBy []string    `json:"group_by"` // columns
+	GroupBy []string    `json:"group_by"` // columns, or paths such as attrs.plan
 	Bucket  string      `json:"bucket"`   // also group by time, in steps such as 30s, 5m, 1h, 1d
-	Select  []string    `json:"select"`   // count, deny_share, or sum, avg, min, max, p50, p90, p99 of a column; count when empty
+	Zone    string      `json:"zone"`     // of the buckets, such as Asia/Kolkata; UTC when empty
+	Select  []string    `json:"select"`   // measures, see measures, or columns and paths of each request; count when empty
 	Order   []string    `json:"order"`    // output columns, the largest first with a leading -
 	Limit   *int        `json:"limit"`    // rows at most; 100 when absent
+	Next    string      `json:"next"`     // what an answer to the same query gave as next: the page after it
+	WaitFor *WaitFor    `json:"wait_for"` // answer only when so much is stored
+	Explain bool        `json:"explain"`  // tell how it would be answered; it is not
 }
 
-// Condition compares a column with a value.
+// Condition compares a column, or what a path into attrs leads to, with a value.
 type Condition struct {
-	Col   string          `json:"col"`
-	Attr  string          `json:"attr"` // not served yet, to be told from a misspelling
+	Col   string          `json:"col,omitempty"`
+	Attr  string          `json:"attr,omitempty"` // in place of col: a path such as addresses[*].city
 	Op    string          `json:"op"`
-	Value json.RawMessage `json:"value"`
+	Value json.RawMessage `json:"value,omitempty"`
+	Vars  json.RawMessage `json:"vars,omitempty"` // of a jsonpath
 }
 
 // Bounds of a query.
@@ -43,23 +47,13 @@ const (
 	defaultLimit  = 100      // rows of the answer
 	maxLimit      = 10_000
 	maxConditions = 50
-	maxOutputs    = 50   // columns of the answer
+	maxOutputs    = 50   // entries of select, of group_by and of order
 	maxValues     = 1000 // of one in
 )
 
-// DecodeQuery reads a query. The error names the field that is wrong.
-func DecodeQuery(r io.Reader) (*Query, error) {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	var q Query
-	if err := d.Decode(&q); err != nil {
-		return nil, queryFault(err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, &QueryError{Errs: []error{errors.New("want one JSON object and nothing after it")}}
-	}
-	return &q, nil
-}
+// lockTimeout is how long a query waits for whoever changes the schema or drops
+// a partition.
+const lockTimeout = time.Second
 
 // QueryError says what is wrong with a query, every fault at once.
 type QueryError struct{ Errs []error }
@@ -69,56 +63,26 @@ func (e *QueryError) Error() string { return errors.Join(e.Errs...).Error() }
 // Unwrap returns the faults.
 func (e *QueryError) Unwrap() []error { return e.Errs }
 
-// ErrQueryTimeout says that a query took longer than it may.
-var ErrQueryTimeout = errors.New("the query took too long: ask for less time or fewer groups")
-
-// ErrQueriesBusy says that as many queries run as may, and none ended in time.
-var ErrQueriesBusy = errors.New("too many queries at once")
-
-// Answer is what a query gives.
-type Answer struct {
-	Columns []string  // names of the output: bucket, groups, measures
-	Rows    [][]any   // values in the order of Columns
-	Source  string    // rows: computed from every request
-	AsOf    time.Time // the moment, by the database's clock, whose rows it shows
-}
-
-// MarshalJSON writes the rows as objects by column name, in the columns' order.
-func (a *Answer) MarshalJSON() ([]byte, error) {
-	names := make([][]byte, len(a.Columns))
-	for i, name := range a.Columns {
-		names[i], _ = json.Marshal(name) // a string
-	}
-	b := []byte(`{"rows":[`)
-	for i, row := range a.Rows {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '{')
-		for j, value := range row {
-			text, err := json.Marshal(value)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", a.Columns[j], err)
-			}
-			if j > 0 {
-				b = append(b, ',')
-			}
-			b = append(append(append(b, names[j]...), ':'), text...)
-		}
-		b = append(b, '}')
-	}
-	b = append(append(b, `],"source":"`...), a.Source...)
-	b = append(b, `","as_of":"`...)
-	return append(a.AsOf.UTC().AppendFormat(b, time.RFC3339Nano), `"}`...), nil
-}
+// Why a query that is right is not answered. Each passes.
+var (
+	ErrQueryTimeout = errors.New("the query took too long: ask for less time or fewer groups")
+	ErrQueriesBusy  = errors.New("too many queries at once")
+	ErrQueryLocked  = errors.New("the tables are being changed: ask again")
+)
 
 // Query answers q, whose relative times count from now. The error is a
-// *QueryError if q is wrong, ErrQueryTimeout or ErrQueriesBusy if the database
-// has too much to do for it.
+// *QueryError if q is wrong, a *NotYetError if what it waits for does not come,
+// or ErrQueryTimeout, ErrQueriesBusy or ErrQueryLocked.
 func (db *DB) Query(ctx context.Context, q *Query, now time.Time) (*Answer, error) {
+	began := time.Now()
 	s, err := build(q, now)
 	if err != nil {
 		return nil, err
+	}
+	if q.WaitFor != nil {
+		if err := db.await(ctx, q.WaitFor.Positions); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, db.queryTimeout+time.Second, ErrQueryTimeout)
 	defer cancel()
@@ -128,51 +92,90 @@ func (db *DB) Query(ctx context.Context, q *Query, now time.Time) (*Answer, erro
 	case <-ctx.Done():
 		return nil, ErrQueriesBusy
 	}
-	a := &Answer{Columns: s.columns, Rows: [][]any{}, Source: "rows"}
+	if err := db.tryPaths(ctx, s.jsonpaths); err != nil {
+		return nil, err
+	}
+	a := &Answer{Source: "rows", outputs: s.outputs[:s.shown], zone: s.zone}
 	err = pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		// The server's own bound holds also when we are gone.
-		err := tx.QueryRow(ctx, `SELECT now() FROM set_config('statement_timeout', $1::text, true)`,
-			fmt.Sprint(db.queryTimeout.Milliseconds())).Scan(&a.AsOf)
+		// The server's own bounds hold also when we are gone.
+		err := tx.QueryRow(ctx, `SELECT now() FROM set_config('statement_timeout', $1::text, true) AS s, set_config('lock_timeout', $2::text, true) AS l`,
+			milliseconds(db.queryTimeout), milliseconds(lockTimeout)).Scan(&a.AsOf)
 		if err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, s.sql, s.args...)
+		if q.Explain {
+			a.Explain = &Explanation{SQL: s.sql}
+			return tx.QueryRow(ctx, `EXPLAIN (FORMAT JSON) `+s.sql, s.unnamed()...).Scan(&a.Explain.Plan)
+		}
+		rows, err := tx.Query(ctx, s.sql, s.unnamed()...)
 		if err != nil {
 			return err
 		}
-		a.Rows, err = pgx.AppendRows(a.Rows, rows, s.scan)
+		a.Rows, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]any, error) { return row.Values() })
 		return err
 	})
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pgErr.Code {
-		case "57014": // canceled
-			return nil, ErrQueryTimeout
-		case "22003": // a sum beyond an int64
-			return nil, &QueryError{Errs: []error{errors.New("select: " + pgErr.Message)}}
+	if err != nil {
+		return nil, queryError(ctx, err)
+	}
+	if len(a.Rows) > s.limit {
+		a.Rows = a.Rows[:s.limit]
+		if a.Next, err = s.next(a.Rows[s.limit-1]); err != nil {
+			return nil, fmt.Errorf("next page: %w", err)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("query: %w", errors.Join(err, context.Cause(ctx)))
-	}
+	a.show()
+	a.Took = time.Since(began)
 	return a, nil
 }
 
-// scan reads one row of the answer.
-func (s *statement) scan(row pgx.CollectableRow) ([]any, error) {
-	values, err := row.Values()
-	for i, v := range values {
-		switch v := v.(type) {
-		case int64:
-			if s.kinds[i] == kindID {
-				values[i] = idgen.ID(v).String()
-			}
-		case netip.Prefix:
-			if v.IsSingleIP() {
-				values[i] = v.Addr()
-			}
-		case time.Time:
-			values[i] = v.UTC()
+// unnamed are the statement's arguments, for a statement that the server plans
+// for them and forgets: hardly one comes twice.
+func (s *statement) unnamed() []any {
+	return append([]any{pgx.QueryExecModeDescribeExec}, s.args...)
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// tryPaths tells what is wrong with jsonpaths, as a *QueryError.
+func (db *DB) tryPaths(ctx context.Context, paths []events.FieldError) error {
+	var wrong QueryError
+	for _, p := range paths {
+		_, err := db.pool.Exec(ctx, `SELECT $1::text::jsonpath`, p.Value)
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && ofValues(pgErr) {
+			p.Want = "a jsonpath such as $.addresses[*] ? (@.city == $city): " + pgErr.Message
+			wrong.Errs = append(wrong.Errs, &p)
+		} else if err != nil {
+			return queryError(ctx, err)
 		}
 	}
-	return values, err
+	if len(wrong.Errs) > 0 {
+		return &wrong
+	}
+	return nil
+}
+
+// queryError says what is to be said of an error of Postgres.
+func queryError(ctx context.Context, err error) error {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case pgErr.Code == "57014": // canceled
+			return ErrQueryTimeout
+		case pgErr.Code == "55P03": // lock not available
+			return ErrQueryLocked
+		case ofValues(pgErr):
+			return &QueryError{Errs: []error{errors.New("query: " + pgErr.Message)}}
+		}
+	}
+	return fmt.Errorf("query: %w", errors.Join(err, context.Cause(ctx)))
+}
+
+// ofValues tells whether an error is due to values of the query, as its text is
+// ours: a sum beyond an int64, a jsonpath that is none, a variable that it lacks.
+func ofValues(err *pgconn.PgError) bool {
+	switch err.Code[:2] {
+	case "22", // data
+		"54": // limits, such as the depth of a value
+		return true
+	}
+	return err.Code == "42601" || err.Code == "42704" // of a jsonpath: syntax, variable
 }

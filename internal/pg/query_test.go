@@ -46,6 +46,17 @@ func TestQuery(t *testing.T) {
 		{`{"from":"2026-11-23T14:32:26Z","to":"2026-11-23T14:33:26Z"}`, `[{"count":1}]`},
 		{`{"where":[{"col":"path","op":"!=","value":"x"}]}`, `[{"count":0}]`},
 		{`{"where":[{"col":"reason","op":"=","value":"reset"}],"group_by":["rule"],"select":["deny_share"]}`, `[]`},
+		{`{"select":["rate","distinct(ip)","min(ts)","p25(latency_us)"],"from":"2026-11-23T14:00:00Z","to":"2026-11-23T15:00:00Z"}`,
+			`[{"rate":0.0077777777777777776,"distinct(ip)":2,"min(ts)":"2026-11-23T14:32:25.123456Z","p25(latency_us)":575}]`},
+		{`{"bucket":"1h","zone":"Asia/Kolkata","select":["count","rate"],"from":"2026-11-23T14:32:00Z","to":"2026-11-23T14:42:00Z"}`,
+			`[{"bucket":"2026-11-23T20:00:00+05:30","count":14,"rate":0.023333333333333334}]`},
+		{`{"bucket":"1d","zone":"Asia/Kolkata","select":["count"]}`, `[{"bucket":"2026-11-23T00:00:00+05:30","count":28}]`},
+		{`{"where":[{"col":"ip","op":"in","value":["10.0.1.0/24","10.9.0.0/16"]}],"group_by":["route"]}`, `[{"route":"/b","count":14}]`},
+		{`{"where":[{"col":"ip","op":"not in","value":["10.0.1.0/24","10.9.0.0/16"]}],"group_by":["route"]}`, `[{"route":"/a","count":14}]`},
+		{`{"where":[{"col":"route","op":"prefix","value":"/a"},{"col":"verdict","op":"not in","value":["deny"]}]}`, `[{"count":8}]`},
+		{`{"select":["ts","route","count","latency_us"],"limit":2}`, `[{"ts":"2026-11-23T14:51:25.123456Z","route":"/b","count":1,"latency_us":2000},` +
+			`{"ts":"2026-11-23T14:50:25.123456Z","route":"/a","count":1,"latency_us":1900}]`},
+		{`{"select":["id","ip"],"order":["ip"],"limit":1}`, `[{"id":"AO3272652345-000001000","ip":"10.0.0.1"}]`},
 	} {
 		q, err := pg.DecodeQuery(strings.NewReader(tt.query))
 		if err != nil {

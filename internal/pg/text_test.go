@@ -18,9 +18,22 @@ func TestParseCondition(t *testing.T) {
 		{`path=/a"b=c`, "path", "=", `"/a\"b=c"`},
 		{"method in GET, HEAD", "method", "in", `["GET","HEAD"]`},
 		{"status in 500,503", "status", "in", `[500,503]`},
+		{"method not in GET", "method", "not in", `["GET"]`},
+		{"path prefix /api/ v", "path", "prefix", `"/api/ v"`},
+		{"user_id=a in b", "user_id", "=", `"a in b"`},
+		{"attrs.plan=free", "attrs.plan", "=", `"free"`},
+		{"attrs.n >= 2.5", "attrs.n", ">=", `2.5`},
+		{`attrs.zip = "411001"`, "attrs.zip", "=", `"411001"`},
+		{"attrs.addresses[*].city any_of Mumbai,Pune", "attrs.addresses[*].city", "any_of", `["Mumbai","Pune"]`},
+		{"attrs.beta exists", "attrs.beta", "exists", ``},
+		{`attrs contains {"plan":"free"}`, "attrs", "contains", `{"plan":"free"}`},
+		{`attrs jsonpath $.n ? (@ > 2)`, "attrs", "jsonpath", `"$.n ? (@ \u003e 2)"`},
 		{"status<abc", "status", "<", `"abc"`}, // the query says what is wrong with it
 	} {
 		got, err := pg.ParseCondition(c.text)
+		if got.Attr != "" {
+			got.Col = "attrs." + got.Attr
+		}
 		if err != nil || got.Col != c.col || got.Op != c.op || string(got.Value) != c.value {
 			t.Errorf("%s: %s %s %s, %v", c.text, got.Col, got.Op, got.Value, err)
 		}
@@ -28,7 +41,7 @@ func TestParseCondition(t *testing.T) {
 	for text, want := range map[string]string{
 		"stats>1":  "status",
 		"nonsense": "a comparison such as",
-		"status!5": "one of = !=",
+		"status!5": "a comparison such as",
 		"usr in 1": "a column",
 	} {
 		if _, err := pg.ParseCondition(text); err == nil || !strings.Contains(err.Error(), want) {
