@@ -100,6 +100,16 @@ func (n Names) ReportsStream() string { return n.upper() + "_REPORTS" }
 // OutcomesStream is the stream that holds the outcomes of all shards.
 func (n Names) OutcomesStream() string { return n.upper() + "_OUTCOMES" }
 
+// Query is where queries about every tenant are asked.
+func (n Names) Query() string { return n.Prefix + ".query" }
+
+// QueryOf is where those about one tenant are: who may ask there alone learns of
+// no other.
+func (n Names) QueryOf(tenant string) string { return n.Query() + "." + tenant }
+
+// QueriesOf matches every query about one tenant.
+func (n Names) QueriesOf() string { return n.QueryOf("*") }
+
 // Limiters is where limiters tell each other that they are there.
 func (n Names) Limiters() string { return n.Prefix + ".limiter" }
 

@@ -118,7 +118,20 @@ func (w *Writer) Run(ctx context.Context) error {
 	if err := w.migrate(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	asked, stop, err := w.takeQueries()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	close(w.schema)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.answerQueries(ctx, asked) })
+	g.Go(func() error { return w.write(ctx) })
+	return g.Wait()
+}
+
+// write writes all shards and the outcomes until ctx ends.
+func (w *Writer) write(ctx context.Context) error {
 	n, err := w.shards(ctx)
 	if err != nil {
 		return err
