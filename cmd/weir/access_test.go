@@ -185,6 +185,8 @@ func TestWhoMay(t *testing.T) {
 		{"another's", "ann", `{"tenant":"evil","group_by":["user_id"]}`, 403, `tenant: want acme, as token ann is for, found \"evil\"`, "secret"},
 		{"another's in a condition", "ann", `{"where":[{"col":"tenant","op":"=","value":"evil"}],"group_by":["user_id"]}`, 200, `"rows":[]`, "secret"},
 		{"another's by what is not", "ann", `{"where":[{"col":"tenant","op":"!=","value":"acme"}],"group_by":["user_id"]}`, 200, `"rows":[]`, "secret"},
+		{"a plan", "boss", `{"explain":true}`, 200, `"explain":{"sql":`, "rows\":[{"},
+		{"a plan of all", "ann", `{"explain":true}`, 403, `explain: want a token for all tenants`, "sql"},
 		{"a gateway queries", "shop", `{}`, 403, "role: want analyst", "count"},
 	} {
 		if status, text := query(tt.token, tt.body); status != tt.status || !strings.Contains(text, tt.want) || strings.Contains(text, tt.never) {

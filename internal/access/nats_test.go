@@ -55,7 +55,7 @@ func mustStart(t *testing.T) natsServer {
 	mustWrite(t, filepath.Join(dir, "evil.conf"), other)
 	config := mustWrite(t, filepath.Join(dir, "weir.conf"),
 		strings.Replace(text("weir.conf"), "include tenants/acme.conf", "include acme.conf\n  include evil.conf", 1))
-	for _, name := range []string{"LIMITER", "WRITER", "INGEST", "OPERATOR", "ACME_SHOP_1", "ACME_OBSERVER", "EVIL_DEN_1", "EVIL_OBSERVER"} {
+	for _, name := range []string{"LIMITER", "WRITER", "INGEST", "OPERATOR", "ACME_SHOP_1", "ACME_OBSERVER", "ACME_ANALYST", "EVIL_DEN_1", "EVIL_OBSERVER", "EVIL_ANALYST"} {
 		t.Setenv("WEIR_"+name+"_PASSWORD", "of-"+name)
 	}
 	options, err := server.ProcessConfigFile(config)
@@ -80,7 +80,7 @@ func mustStart(t *testing.T) natsServer {
 
 func password(user string) string {
 	return "of-" + map[string]string{"limiter": "LIMITER", "writer": "WRITER", "ingest": "INGEST", "operator": "OPERATOR",
-		"shop-1": "ACME_SHOP_1", "acme-observer": "ACME_OBSERVER", "den-1": "EVIL_DEN_1", "evil-observer": "EVIL_OBSERVER"}[user]
+		"shop-1": "ACME_SHOP_1", "acme-observer": "ACME_OBSERVER", "acme-analyst": "ACME_ANALYST", "den-1": "EVIL_DEN_1", "evil-observer": "EVIL_OBSERVER"}[user]
 }
 
 // program connects as a program does; whatever it is refused fails the test.
@@ -263,6 +263,17 @@ func TestNATSServices(t *testing.T) {
 		}
 		return nil
 	})
+	for _, tt := range []struct{ user, name, subject, body, want string }{
+		{"acme-analyst", "acme-analyst", "weir.query.acme", `{"wait_for":"now","group_by":["tenant"]}`, `{"rows":[{"tenant":"acme","count":`},
+		{"acme-analyst", "acme-analyst", "weir.query.acme", `{"tenant":"evil"}`, `"errors":[{"field":"tenant","found":"evil"`},
+		{"operator", "weir", "weir.query", `{"where":[{"col":"tenant","op":"=","value":"nobody"}]}`, `{"rows":[{"count":0}]`},
+		{"operator", "weir", "$SRV.PING.weir-query", ``, `"name":"weir-query"`},
+	} {
+		m, err := s.program(tt.user, tt.name).Request(tt.subject, []byte(tt.body), 20*time.Second)
+		if err != nil || !strings.Contains(string(m.Data), tt.want) {
+			t.Errorf("%s asks %s %s: %+v, %v", tt.user, tt.subject, tt.body, m, err)
+		}
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -281,7 +292,7 @@ func TestNATSAttacks(t *testing.T) {
 				"weir.check.>", "weir.check.*.acme.shop-1", "weir.report.>", "weir.journal.0", "weir.control.*", "weir.control.evil", "weir.limiter",
 				"_INBOX.>", "_INBOX.weir-limiter.>", "_INBOX.den-1.>", "_R_.>", "$JS.API.>", "$KV.>", "$O.>", "$SYS.>", "$SRV.>"},
 			publish: []string{"weir.check.0.evil.shop-1", "weir.check.0.evil.den-1", "weir.check.0.acme.other", "weir.check.0.acme.shop-1.more",
-				"weir.report.0.evil.den-1", "weir.outcome.0.evil.den-1", "weir.explain.0.evil.den-1",
+				"weir.report.0.evil.den-1", "weir.outcome.0.evil.den-1", "weir.explain.0.evil.den-1", "weir.query", "weir.query.acme", "weir.query.evil",
 				"weir.decision.allow.acme.shop-1", "weir.decision.deny.evil.den-1", "weir.command.0.acme", "weir.command.0.evil",
 				"weir.journal.0", "weir.control.acme", "weir.control.@all", "weir.limiter", "_INBOX.weir-limiter.x",
 				"$KV.weir_policy.policy", "$KV.weir_lease.shard.0", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.WEIR_REPORTS",
@@ -292,6 +303,10 @@ func TestNATSAttacks(t *testing.T) {
 			subscribe: []string{"weir.>", "weir.decision.>", "weir.decision.*.evil.*", "weir.check.>", "_INBOX.>", "_INBOX.shop-1.>"},
 			publish:   []string{"weir.check.0.acme.shop-1", "weir.report.0.acme.shop-1", "weir.decision.allow.acme.shop-1", "$JS.API.INFO"},
 		},
+		"acme-analyst": {
+			subscribe: []string{"weir.>", "weir.decision.*.acme.*", "weir.query.acme", "_INBOX.>", "_INBOX.shop-1.>", "$SRV.>"},
+			publish:   []string{"weir.query", "weir.query.evil", "weir.query.acme.more", "weir.check.0.acme.shop-1", "$SRV.PING", "$JS.API.INFO"},
+		},
 		"ingest": {
 			subscribe: []string{"weir.>", "weir.check.>", "weir.journal.0", "_INBOX.>", "_INBOX.weir-limiter.>", "_INBOX.weir-writer.>"},
 			publish: []string{"weir.decision.allow.acme.shop-1", "weir.journal.0", "weir.command.0.acme", "weir.control.@all", "$KV.weir_policy.policy",
@@ -299,7 +314,7 @@ func TestNATSAttacks(t *testing.T) {
 		},
 		"writer": {
 			subscribe: []string{"weir.>", "weir.decision.>", "_INBOX.>"},
-			publish: []string{"weir.journal.0", "weir.check.0.acme.shop-1", "weir.command.0.acme", "weir.decision.allow.acme.shop-1", "$KV.weir_policy.policy",
+			publish: []string{"weir.query", "weir.journal.0", "weir.check.0.acme.shop-1", "weir.command.0.acme", "weir.decision.allow.acme.shop-1", "$KV.weir_policy.policy",
 				"$JS.API.STREAM.PURGE.WEIR_JOURNAL_0", "$JS.API.STREAM.DELETE.WEIR_JOURNAL_0", "$JS.API.STREAM.UPDATE.WEIR_JOURNAL_0"},
 		},
 		"operator": {
