@@ -55,6 +55,8 @@ func TestWhoMay(t *testing.T) {
 	ts.mustMake(t, "edge", "*", "gateway")
 	ts.mustMake(t, "ann", "acme", "analyst")
 	ts.mustMake(t, "boss", "*", "analyst,metrics")
+	ts.mustMake(t, "eve", "acme,evil", "analyst")
+	ts.mustMake(t, "joe", "acme,umbrella", "analyst")
 	ca := testenv.NewCA(t)
 	cert, key := ca.Issue(t)
 	s := up(t, filepath.Join(dir, "weir"), "--tokens", ts.file, "--tls-cert", cert, "--tls-key", key)
@@ -185,6 +187,9 @@ func TestWhoMay(t *testing.T) {
 		{"another's", "ann", `{"tenant":"evil","group_by":["user_id"]}`, 403, `tenant: want acme, as token ann is for, found \"evil\"`, "secret"},
 		{"another's in a condition", "ann", `{"where":[{"col":"tenant","op":"=","value":"evil"}],"group_by":["user_id"]}`, 200, `"rows":[]`, "secret"},
 		{"another's by what is not", "ann", `{"where":[{"col":"tenant","op":"!=","value":"acme"}],"group_by":["user_id"]}`, 200, `"rows":[]`, "secret"},
+		{"those of both", "eve", `{"group_by":["tenant"]}`, 200, `[{"tenant":"acme","count":7},{"tenant":"evil","count":1}]`, "403"},
+		{"those of both and no other's", "joe", `{"group_by":["tenant"]}`, 200, `[{"tenant":"acme","count":7}]`, "evil"},
+		{"one of both", "joe", `{"tenant":"evil"}`, 403, `tenant: want acme or umbrella`, "count"},
 		{"a plan", "boss", `{"explain":true}`, 200, `"explain":{"sql":`, "rows\":[{"},
 		{"a plan of all", "ann", `{"explain":true}`, 403, `explain: want a token for all tenants`, "sql"},
 		{"a gateway queries", "shop", `{}`, 403, "role: want analyst", "count"},

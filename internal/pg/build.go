@@ -72,6 +72,9 @@ func build(q *Query, now time.Time) (*statement, error) {
 	b := &builder{statement: statement{zone: time.UTC, limit: defaultLimit}}
 	b.begin(q)
 	b.times(q, now)
+	if q.Tenants != nil {
+		b.where = append(b.where, `tenant = ANY (`+b.arg(q.Tenants, "text[]")+`)`)
+	}
 	if q.Tenant != "" {
 		b.fault(events.CheckToken("tenant", q.Tenant))
 		b.where = append(b.where, `tenant = `+b.arg(q.Tenant, "text"))

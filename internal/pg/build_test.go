@@ -41,6 +41,20 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+func TestTenantsOfWhoeverAsks(t *testing.T) {
+	for _, text := range []string{`{}`, `{"tenant":"other"}`, `{"where":[{"col":"tenant","op":"!=","value":"acme"}]}`, `{"select":["tenant"]}`} {
+		q := mustDecode(t, text)
+		q.Tenants = []string{"acme"}
+		s, err := build(q, now)
+		if err != nil || !strings.Contains(s.sql, ` AND count > 0 AND tenant = ANY ($3::text[])`) || fmt.Sprint(s.args[2]) != "[acme]" {
+			t.Errorf("%s: %v, %v", text, s, err)
+		}
+	}
+	if _, err := DecodeQuery(strings.NewReader(`{"Tenants":["acme"]}`)); err == nil {
+		t.Error("a query says itself what it may")
+	}
+}
+
 func TestWrongQueriesAreNamed(t *testing.T) {
 	for _, tt := range []struct{ query, want string }{
 		{`{"form":"-1h"}`, `query: want a known field; the nearest is from, found "form"`},

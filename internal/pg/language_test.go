@@ -1,8 +1,10 @@
 package pg_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/internal/pg"
+	"github.com/weirhq/weir/internal/testenv"
 )
 
 // mustStoreAttrs stores a request a minute, each with its attrs.
@@ -193,5 +196,79 @@ func TestAnswersAsLines(t *testing.T) {
 		`{"ts":"2026-11-23T14:34:25.123456Z","path":"/a,\"b\"\n","attrs":null,"late":false}` + "\n"
 	if ndjson.String() != wantNDJSON {
 		t.Errorf("NDJSON\n%s\nwant\n%s", &ndjson, wantNDJSON)
+	}
+}
+
+// TestBucketsWhereClocksAreSet: the night of 25 October 2026 has an hour twice
+// in Berlin, at 00:00 and at 01:00 UTC, and its day 25 of them.
+func TestBucketsWhereClocksAreSet(t *testing.T) {
+	db, _ := mustMigrated(t)
+	var b pg.Batch
+	b.Reset(mustCursor(t, db))
+	for i, at := range []string{"2026-10-24T21:59:00Z", "2026-10-24T22:00:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T22:59:00Z", "2026-10-25T23:00:00Z"} {
+		ts, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(t, &b, uint64(i+1), ts, record("r"))
+	}
+	if _, err := db.Commit(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ query, want string }{
+		{`{"bucket":"1d","select":["count","rate"],"zone":"Europe/Berlin","from":"2026-10-24T00:00:00Z","to":"2026-10-27T00:00:00Z"}`,
+			`[{"bucket":"2026-10-24T00:00:00+02:00","count":1,"rate":0.000012626262626262626},{"bucket":"2026-10-25T00:00:00+02:00","count":4,"rate":0.000044444444444444447},` +
+				`{"bucket":"2026-10-26T00:00:00+01:00","count":1,"rate":0.000011574074074074073}]`},
+		{`{"bucket":"1h","zone":"Europe/Berlin","from":"2026-10-25T00:00:00Z","to":"2026-10-25T03:00:00Z"}`,
+			`[{"bucket":"2026-10-25T02:00:00+02:00","count":1},{"bucket":"2026-10-25T02:00:00+01:00","count":1}]`},
+		{`{"bucket":"1h","zone":"Asia/Kolkata","from":"2026-10-25T00:00:00Z","to":"2026-10-25T01:00:00Z"}`, `[{"bucket":"2026-10-25T06:00:00+05:30","count":1}]`},
+	} {
+		a, err := ask(t, db, tt.query)
+		if err != nil {
+			t.Errorf("%s: %v", tt.query, err)
+			continue
+		}
+		if text, err := json.Marshal(a); err != nil || !strings.HasPrefix(string(text), `{"rows":`+tt.want+`,`) {
+			t.Errorf("%s:\n%s, %v\nwant\n%s", tt.query, text, err, tt.want)
+		}
+	}
+}
+
+// TestQueriesAtOnce: of three connections one is for queries, and whoever comes
+// on top waits for it as long as the client does.
+func TestQueriesAtOnce(t *testing.T) {
+	migrated, conn := mustMigrated(t)
+	mustStoreAttrs(t, migrated, ``)
+	mustExec(t, conn, `CREATE OR REPLACE VIEW requests_with_outcomes AS SELECT requests.*, ts AS outcome_ts FROM requests, pg_sleep(600)`)
+	config := pg.DefaultConfig()
+	config.URL, config.MaxConns = conn.Config().ConnString(), 3
+	db, err := pg.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, leave := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := db.Query(ctx, &pg.Query{}, stored.Add(time.Hour))
+		if !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("one whose client leaves: %w", err)
+		}
+		return nil
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if n := count(t, conn, `pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`); n != 1 {
+			return fmt.Errorf("%d queries run", n)
+		}
+		return nil
+	})
+	hasty, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := db.Query(hasty, &pg.Query{}, stored.Add(time.Hour)); !errors.Is(err, pg.ErrQueriesBusy) {
+		t.Errorf("one more: %v", err)
+	}
+	leave()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
 	}
 }

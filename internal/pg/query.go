@@ -30,6 +30,7 @@ type Query struct {
 	Next    string      `json:"next"`     // what an answer to the same query gave as next: the page after it
 	WaitFor *WaitFor    `json:"wait_for"` // answer only when so much is stored
 	Explain bool        `json:"explain"`  // tell how it would be answered; it is not
+	Tenants []string    `json:"-"`        // those that whoever asks may learn of; all when nil
 }
 
 // Condition compares a column, or what a path into attrs leads to, with a value.

@@ -117,7 +117,7 @@ func confine(q *pg.Query, tenant string) error {
 	if len(wrong.Errs) > 0 {
 		return &wrong
 	}
-	q.Tenant = tenant
+	q.Tenants = []string{tenant}
 	return nil
 }
 
