@@ -64,6 +64,7 @@ type Shard struct {
 	DeadLetters int64  `json:"dead_letters"` // that were compared with their records
 	TotalRows   int64  `json:"total_rows"`   // in Postgres, also of blocks that the journal has dropped
 	TotalDead   int64  `json:"total_dead"`   // dead letters, likewise
+	Expired     int64  `json:"expired"`      // rows that were dropped when their retention was over
 	Gaps        int    `json:"gaps"`         // recorded
 	Unwritten   int64  `json:"unwritten"`    // records of these blocks that the writer has not passed
 }
@@ -105,6 +106,9 @@ func (r *Report) String() string {
 		}
 		fmt.Fprintf(&b, "  promise 6: %d rows and %d dead letters compared with their records\n", s.Rows, s.DeadLetters)
 		fmt.Fprintf(&b, "  promise 7: %d rows, %d dead letters, %d gaps", s.TotalRows, s.TotalDead, s.Gaps)
+		if s.Expired > 0 {
+			fmt.Fprintf(&b, "; %d rows have expired", s.Expired)
+		}
 		if s.Unwritten > 0 {
 			fmt.Fprintf(&b, "; %d records not written yet", s.Unwritten)
 		}
@@ -215,9 +219,9 @@ func (s *shardAudit) await(ctx context.Context, stream int64, last uint64) error
 
 // tally checks what Postgres alone can tell.
 func (s *shardAudit) tally(t *pg.Tally, stream int64) {
-	s.report.TotalRows, s.report.TotalDead, s.report.Gaps = t.Rows, t.DeadLetters, len(t.Gaps)
-	if t.Rows+t.DeadLetters != t.Cursor.Records {
-		s.fault(7, place{}, fmt.Sprintf("%d rows and %d dead letters, but the cursor has counted %d records", t.Rows, t.DeadLetters, t.Cursor.Records))
+	s.report.TotalRows, s.report.TotalDead, s.report.Expired, s.report.Gaps = t.Rows, t.DeadLetters, t.Expired, len(t.Gaps)
+	if t.Rows+t.Expired+t.DeadLetters != t.Cursor.Records {
+		s.fault(7, place{}, fmt.Sprintf("%d rows, %d expired ones and %d dead letters, but the cursor has counted %d records", t.Rows, t.Expired, t.DeadLetters, t.Cursor.Records))
 	}
 	if t.Beyond > 0 {
 		for _, row := range t.BeyondRows {

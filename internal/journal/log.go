@@ -48,6 +48,7 @@ func (l *Log) Identity() int64 { return l.created.UnixNano() }
 // the sequence of the last one there was, and First is Last+1.
 type Extent struct {
 	First, Last uint64    // sequences
+	FirstStored time.Time // when the first message was stored
 	LastStored  time.Time // when the last message was stored
 	Blocks      uint64    // messages, which are a journal's blocks
 	Bytes       uint64
@@ -60,7 +61,7 @@ func (l *Log) Extent(ctx context.Context) (Extent, error) {
 		return Extent{}, fmt.Errorf("stream %s: %w", l.name, err)
 	}
 	s := info.State
-	return Extent{First: s.FirstSeq, Last: s.LastSeq, LastStored: s.LastTime, Blocks: s.Msgs, Bytes: s.Bytes}, nil
+	return Extent{First: s.FirstSeq, Last: s.LastSeq, FirstStored: s.FirstTime, LastStored: s.LastTime, Blocks: s.Msgs, Bytes: s.Bytes}, nil
 }
 
 // Start is where reading begins: at a sequence or, without one, at the first

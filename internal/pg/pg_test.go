@@ -328,7 +328,7 @@ func TestOneOfManyWritersStores(t *testing.T) {
 	}
 }
 
-func TestPartitionsAreMadeAheadAndAgain(t *testing.T) {
+func TestPartitionsAreMadeWhereMissing(t *testing.T) {
 	db, conn := mustMigrated(t)
 	lastOfYear := time.Date(2027, 12, 31, 23, 59, 59, 999999000, time.UTC)
 	var b pg.Batch
@@ -338,9 +338,6 @@ func TestPartitionsAreMadeAheadAndAgain(t *testing.T) {
 	add(t, &b, 3, lastOfYear.Add(time.Microsecond), record("c"))
 	if _, err := db.Commit(t.Context(), &b); err != nil {
 		t.Fatal(err)
-	}
-	for _, name := range []string{"20261123", "20261124", "20261125", "20271231", "20280101", "20280102", "20280103"} {
-		mustExec(t, conn, `SELECT FROM requests_`+name)
 	}
 	if n := count(t, conn, "requests_20271231"); n != 1 {
 		t.Errorf("%d rows on the year's last day", n)

@@ -89,6 +89,7 @@ type Tally struct {
 	Cursor      Cursor
 	Started     bool  // there is a cursor
 	Rows        int64 // of requests
+	Expired     int64 // rows that were dropped when their retention was over
 	DeadLetters int64
 	Beyond      int64 // rows stored after the block at the cursor; there should be none
 	BeyondRows  []Row // the first of them, at most MaxBeyond
@@ -107,9 +108,14 @@ func (db *DB) Tally(ctx context.Context, shard int) (Tally, error) {
 		if t.Cursor, t.Started, err = readCursor(ctx, tx, shard); err != nil {
 			return err
 		}
-		err = tx.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE ts > $2),
-			(SELECT count(*) FROM dead_letters WHERE shard = $1) FROM requests WHERE `+ofShard,
-			shard, t.Cursor.LastStored).Scan(&t.Rows, &t.Beyond, &t.DeadLetters)
+		// The rows of an expired day are counted as such, whether or not they are gone.
+		err = tx.QueryRow(ctx, `WITH expired AS (
+				SELECT coalesce(sum(rows) FILTER (WHERE shard = $1), 0)::bigint AS rows,
+					coalesce((max(day) + 1)::timestamp AT TIME ZONE 'UTC', '-infinity') AS until FROM expired_days)
+			SELECT count(*), count(*) FILTER (WHERE ts > $2), (SELECT rows FROM expired),
+				(SELECT count(*) FROM dead_letters WHERE shard = $1)
+			FROM requests WHERE `+ofShard+` AND ts >= (SELECT until FROM expired)`,
+			shard, t.Cursor.LastStored).Scan(&t.Rows, &t.Beyond, &t.Expired, &t.DeadLetters)
 		if err != nil {
 			return err
 		}
