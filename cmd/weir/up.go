@@ -37,6 +37,7 @@ type upCommand struct {
 	Data          string         `help:"Directory of everything that is stored." default:".weir" env:"WEIR_DATA" type:"path"`
 	Policy        string         `help:"Policy file to apply; default: the newest that was applied, else the built-in one." env:"WEIR_POLICY" type:"existingfile"`
 	Shards        int            `help:"Number of shards, which the first start says for good; default: what the system has, 1 if it is new." env:"WEIR_SHARDS"`
+	Retention     time.Duration  `help:"How long rows are kept, by whole days and no shorter than the journal keeps its blocks; 0: for ever." default:"0" env:"WEIR_RETENTION"`
 	ReadyFile     string         `help:"File that gets the addresses, as JSON, once everything serves." env:"WEIR_READY_FILE" type:"path"`
 	NATS          string         `help:"URL of a NATS server with JetStream to use instead of the embedded one." env:"WEIR_NATS" name:"nats"`
 	Postgres      string         `help:"URL of a Postgres database to use instead of the private cluster." env:"WEIR_POSTGRES" name:"postgres"`
@@ -256,7 +257,10 @@ func (u *up) openWriter(ctx context.Context) error {
 		return err
 	}
 	written := writer.DefaultConfig()
-	written.Shards = u.shards
+	written.Shards, written.Retention = u.shards, u.Retention
+	if err := written.Validate(); err != nil {
+		return err
+	}
 	u.writer = writer.New(written, writer.Parts{DB: db, JetStream: js, Log: u.log, Metrics: u.registry})
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -19,11 +20,12 @@ import (
 
 // flags go before the environment, and that before the defaults.
 type flags struct {
-	NATS     string `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
-	Postgres string `help:"URL of the Postgres database." required:"" env:"WEIR_POSTGRES" name:"postgres"`
-	Prefix   string `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
-	Shards   int    `help:"Number of shards, all of which are written; default: what the limiters have." env:"WEIR_SHARDS"`
-	HTTPAddr string `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
+	NATS      string        `help:"URL of the NATS server." default:"nats://127.0.0.1:4222" env:"WEIR_NATS" name:"nats"`
+	Postgres  string        `help:"URL of the Postgres database." required:"" env:"WEIR_POSTGRES" name:"postgres"`
+	Prefix    string        `help:"First token of every subject." default:"weir" env:"WEIR_PREFIX"`
+	Shards    int           `help:"Number of shards, all of which are written; default: what the limiters have." env:"WEIR_SHARDS"`
+	Retention time.Duration `help:"How long rows are kept, by whole days and no shorter than the journal keeps its blocks; 0: for ever." default:"0" env:"WEIR_RETENTION"`
+	HTTPAddr  string        `help:"Address of POST /v1/query, /healthz, /readyz and /metrics." default:"127.0.0.1:8090" env:"WEIR_WRITER_HTTP_ADDR" name:"http-addr"`
 	access.Config
 	bus.Credentials
 }
@@ -37,6 +39,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	config := writer.DefaultConfig()
 	config.Names, config.Shards = events.Names{Prefix: f.Prefix}, f.Shards
+	config.Retention = f.Retention
 	if err := config.Validate(); err != nil {
 		return err
 	}

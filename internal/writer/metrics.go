@@ -12,8 +12,10 @@ type metrics struct {
 	outcomes                 prometheus.Counter
 	retries                  *prometheus.CounterVec // by shard and fault: transient, configuration
 	batchRows, commitSeconds prometheus.Histogram
-	lagBlocks, lagSeconds    *prometheus.GaugeVec   // by shard
-	held, standingBy         *prometheus.GaugeVec   // by shard
+	lagBlocks, lagSeconds    *prometheus.GaugeVec // by shard
+	held, standingBy         *prometheus.GaugeVec // by shard
+	upkeepFailures           prometheus.Counter
+	daysExpired              prometheus.Counter
 	queries                  *prometheus.CounterVec // by status
 	querySeconds             prometheus.Histogram
 }
@@ -29,23 +31,25 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weir_writer_" + name, Help: help, Buckets: buckets})
 	}
 	m := &metrics{
-		rows:          counter("rows_total", "Records stored as rows.", "shard"),
-		deadLetters:   counter("dead_letters_total", "Records, or outcomes, that could not be rows.", "shard"),
-		gaps:          counter("gaps_total", "Times that blocks were missing from the journal, or outcomes from their stream.", "shard"),
-		present:       counter("present_total", "Records that were stored already, or outcomes of requests that had one.", "shard"),
-		outcomes:      prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_writer_outcomes_total", Help: "Outcomes stored as rows."}),
-		retries:       counter("retries_total", "Attempts that failed and are made again; fault configuration stays until somebody mends it.", "shard", "fault"),
-		batchRows:     histogram("batch_rows", "Records, or outcomes, of one transaction.", prometheus.ExponentialBuckets(1, 4, 8)),
-		commitSeconds: histogram("commit_seconds", "Time to store one batch.", prometheus.ExponentialBuckets(0.001, 2, 14)),
-		lagBlocks:     gauge("lag_blocks", "Blocks of the journal, or outcomes, that are not stored yet."),
-		lagSeconds:    gauge("lag_seconds", "Age of the last block, or outcome, stored while there are others after it; 0 when all are stored."),
-		held:          gauge("held", "1 while nothing is stored because the configuration is wrong."),
-		standingBy:    gauge("standing_by", "1 while another writer stores the shard, or outcomes."),
-		queries:       counter("queries_total", "Analytics queries answered, by HTTP status.", "status"),
-		querySeconds:  histogram("query_seconds", "Time to answer one analytics query.", prometheus.ExponentialBuckets(0.001, 2, 14)),
+		rows:           counter("rows_total", "Records stored as rows.", "shard"),
+		deadLetters:    counter("dead_letters_total", "Records, or outcomes, that could not be rows.", "shard"),
+		gaps:           counter("gaps_total", "Times that blocks were missing from the journal, or outcomes from their stream.", "shard"),
+		present:        counter("present_total", "Records that were stored already, or outcomes of requests that had one.", "shard"),
+		outcomes:       prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_writer_outcomes_total", Help: "Outcomes stored as rows."}),
+		retries:        counter("retries_total", "Attempts that failed and are made again; fault configuration stays until somebody mends it.", "shard", "fault"),
+		batchRows:      histogram("batch_rows", "Records, or outcomes, of one transaction.", prometheus.ExponentialBuckets(1, 4, 8)),
+		commitSeconds:  histogram("commit_seconds", "Time to store one batch.", prometheus.ExponentialBuckets(0.001, 2, 14)),
+		lagBlocks:      gauge("lag_blocks", "Blocks of the journal, or outcomes, that are not stored yet."),
+		lagSeconds:     gauge("lag_seconds", "Age of the last block, or outcome, stored while there are others after it; 0 when all are stored."),
+		held:           gauge("held", "1 while nothing is stored because the configuration is wrong."),
+		standingBy:     gauge("standing_by", "1 while another writer stores the shard, or outcomes."),
+		upkeepFailures: prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_writer_upkeep_failures_total", Help: "Times that partitions could not be made ahead, analysed or dropped; it is tried again."}),
+		daysExpired:    prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_writer_days_expired_total", Help: "Days of rows that were dropped when their retention was over."}),
+		queries:        counter("queries_total", "Analytics queries answered, by HTTP status.", "status"),
+		querySeconds:   histogram("query_seconds", "Time to answer one analytics query.", prometheus.ExponentialBuckets(0.001, 2, 14)),
 	}
 	r.MustRegister(m.rows, m.deadLetters, m.gaps, m.present, m.outcomes, m.retries, m.batchRows, m.commitSeconds,
-		m.lagBlocks, m.lagSeconds, m.held, m.standingBy, m.queries, m.querySeconds)
+		m.lagBlocks, m.lagSeconds, m.held, m.standingBy, m.upkeepFailures, m.daysExpired, m.queries, m.querySeconds)
 	return m
 }
 

@@ -40,6 +40,11 @@ type Config struct {
 	HoldInterval  time.Duration // pause between attempts while the configuration is wrong
 	StandBy       time.Duration // how long another writer's cursor must rest before this one goes on
 	WatchInterval time.Duration // how often the journal's end is looked at
+
+	// Retention is how long rows are kept, by whole days (UTC), and at least as long
+	// as the journal keeps their blocks; 0: for ever.
+	Retention      time.Duration
+	UpkeepInterval time.Duration // how often partitions are made and dropped
 }
 
 // DefaultConfig returns what is right for one shard.
@@ -53,6 +58,8 @@ func DefaultConfig() Config {
 		HoldInterval:  15 * time.Second,
 		StandBy:       10 * time.Second,
 		WatchInterval: 2 * time.Second,
+
+		UpkeepInterval: 10 * time.Minute,
 	}
 }
 
@@ -79,6 +86,10 @@ func (c Config) Validate() error {
 	span("hold interval", c.HoldInterval)
 	span("stand-by", c.StandBy)
 	span("watch interval", c.WatchInterval)
+	span("upkeep interval", c.UpkeepInterval)
+	if least := 24 * time.Hour; c.Retention != 0 && c.Retention < least {
+		faults = append(faults, &events.FieldError{Field: "retention", Value: c.Retention.String(), Want: "at least 24h, or 0 to keep everything"})
+	}
 	return errors.Join(faults...)
 }
 
@@ -147,6 +158,10 @@ func (w *Writer) write(ctx context.Context) error {
 			return nil
 		})
 	}
+	g.Go(func() error {
+		w.upkeep(ctx, n)
+		return nil
+	})
 	return g.Wait()
 }
 

@@ -117,7 +117,7 @@ type running struct {
 	stop     func() error // ends it and returns what Run does
 }
 
-func (e *env) start(url string) *running {
+func (e *env) start(url string, change ...func(*writer.Config)) *running {
 	e.Helper()
 	config := pg.DefaultConfig()
 	config.URL = url
@@ -128,6 +128,9 @@ func (e *env) start(url string) *running {
 	c := writer.DefaultConfig()
 	c.Names, c.BatchRows, c.WatchInterval = names, 200, 50*time.Millisecond
 	c.HoldInterval, c.StandBy = 100*time.Millisecond, 300*time.Millisecond
+	for _, f := range change {
+		f(&c)
+	}
 	if err := c.Validate(); err != nil {
 		e.Fatal(err)
 	}
@@ -557,5 +560,32 @@ func TestAJournalThatWentBackIsAGap(t *testing.T) {
 	e.everyRecordOnce()
 	if got := e.gaps(); got != "went back 6-8, went back 7-8" {
 		t.Errorf("gaps: %s", got)
+	}
+}
+
+// A day past the retention goes while rows are stored, and nothing is missing.
+func TestDaysExpire(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	w := e.start(e.url, func(c *writer.Config) { c.Retention, c.UpkeepInterval = 24*time.Hour, 20*time.Millisecond })
+	e.blocks(3, 3)
+	e.caughtUp()
+	e.exec(`BEGIN;
+		CREATE TABLE requests_20260101 (LIKE requests INCLUDING ALL);
+		INSERT INTO requests_20260101 (id, ts, decided_at, tenant, cost, count, reason, policy, degraded, late)
+			VALUES (2600143200000001000, '2026-01-01 12:00Z', now(), 'acme', 1, 1, 'rule', 0, false, false);
+		ALTER TABLE requests ATTACH PARTITION requests_20260101 FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2026-01-02 00:00Z');
+		UPDATE writer_cursor SET records = records + 1 WHERE shard = 0;
+		COMMIT`)
+	e.blocks(3, 3)
+	e.eventually("the day is gone", func() bool { return e.number(`SELECT count(*) FROM pg_class WHERE relname = 'requests_20260101'`) == 0 })
+	e.eventually("the day is counted", func() bool { return w.metric(t, "days_expired_total") == 1 })
+	e.caughtUp()
+	rows, expired, records := e.number(`SELECT count(*) FROM requests`), e.number(`SELECT sum(rows) FROM expired_days`), e.number(`SELECT records FROM writer_cursor WHERE shard = 0`)
+	if rows != e.appended || expired != 1 || records != rows+expired {
+		t.Errorf("%d rows of %d, %d expired, %d records", rows, e.appended, expired, records)
+	}
+	if n := w.metric(t, "upkeep_failures_total"); n != 0 {
+		t.Errorf("%v times it failed", n)
 	}
 }
