@@ -142,7 +142,7 @@ func (db *DB) Commit(ctx context.Context, b *Batch) (Stored, error) {
 	}
 	stored, err := db.commit(ctx, b, storeAll)
 	if faultyData(err) {
-		stored, err = db.commit(ctx, b, storeSound)
+		stored, err = db.commit(ctx, b, storeSound(err))
 	}
 	if lostPartition(err) {
 		db.partitions.forget() // somebody dropped it; the next attempt makes it again
@@ -196,44 +196,74 @@ func storeAll(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
 	return unstored{present: present}, err
 }
 
-// storeSound stores what Postgres takes. It finds the rows that it does not take
-// by halving: a bad row costs about two attempts at the batch, and all rows
-// bad two commands a row.
-func storeSound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
-	var not unstored
-	var try func(from, to int) error
-	try = func(from, to int) error {
-		if _, err := tx.Exec(ctx, `SAVEPOINT part`); err != nil {
-			return err
-		}
-		present, bad := b.store(ctx, tx, from, to)
-		if bad == nil {
-			not.present += present
-			_, err := tx.Exec(ctx, `RELEASE SAVEPOINT part`)
-			return err
-		}
-		if !faultyData(bad) {
-			return bad
-		}
-		if _, err := tx.Exec(ctx, `ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part`); err != nil {
-			return err
-		}
-		if to-from == 1 {
-			if duplicate(bad) {
-				not.present++
-			} else {
-				not.refused = append(not.refused, deadLetter{b.places[from].Place, bad.Error()})
-			}
-			return nil
-		}
-		half := from + (to-from)/2
-		if err := try(from, half); err != nil {
-			return err
-		}
-		return try(half, to)
+// storeSound stores what Postgres takes, once it has refused all of the batch. Of
+// the rows that it does not take COPY names the first: those before it are
+// stored then, and those after it, of which nothing is known, in two halves.
+// So a row is copied twice at most, and where all are bad little is sent for
+// nothing. Where no row is named, halving finds it.
+func storeSound(refused error) storing {
+	return func(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
+		s := sound{b: b, tx: tx}
+		err := s.split(ctx, 0, len(b.places), refused)
+		return s.not, err
 	}
-	err := try(0, len(b.places))
-	return not, err
+}
+
+type sound struct {
+	b   *Batch
+	tx  pgx.Tx
+	not unstored
+}
+
+// try stores the rows from one place up to another but for the bad ones.
+func (s *sound) try(ctx context.Context, from, to int) error {
+	if from == to {
+		return nil
+	}
+	if _, err := s.tx.Exec(ctx, `SAVEPOINT part`); err != nil {
+		return err
+	}
+	present, bad := s.b.store(ctx, s.tx, from, to)
+	if bad == nil {
+		s.not.present += present
+		_, err := s.tx.Exec(ctx, `RELEASE SAVEPOINT part`)
+		return err
+	}
+	if !faultyData(bad) {
+		return bad
+	}
+	if _, err := s.tx.Exec(ctx, `ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part`); err != nil {
+		return err
+	}
+	return s.split(ctx, from, to, bad)
+}
+
+// split stores rows but for the bad ones, of which the error tells that there
+// are some.
+func (s *sound) split(ctx context.Context, from, to int, bad error) error {
+	if to-from == 1 {
+		if duplicate(bad) {
+			s.not.present++
+		} else {
+			s.not.refused = append(s.not.refused, deadLetter{s.b.places[from].Place, bad.Error()})
+		}
+		return nil
+	}
+	rest := from
+	if at, ok := blamed(bad, to-from); ok {
+		rest = from + at + 1
+		if err := s.try(ctx, from, rest-1); err != nil {
+			return err
+		}
+		if err := s.try(ctx, rest-1, rest); err != nil {
+			return err
+		}
+	}
+	half := rest + (to-rest)/2
+	if err := s.try(ctx, rest, half); err != nil {
+		return err
+	}
+	return s.try(ctx, half, to)
 }
 
 // store stores the rows from one place up to another, and tells how many were
@@ -241,7 +271,7 @@ func storeSound(ctx context.Context, tx pgx.Tx, b *Batch) (unstored, error) {
 func (b *Batch) store(ctx context.Context, tx pgx.Tx, from, to int) (present int, err error) {
 	switch {
 	case from == to:
-		return 0, nil
+		return 0, nil // of none but dead letters
 	case b.from.Shard == OutcomesShard:
 		return b.outcomes.insert(ctx, tx, from, to)
 	}

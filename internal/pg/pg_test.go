@@ -372,6 +372,23 @@ func TestMisconfigured(t *testing.T) {
 	mustExec(t, conn, `ALTER TABLE requests RENAME COLUMN paths TO path; ALTER TABLE requests RENAME TO elsewhere`)
 	try("no table")
 	mustExec(t, conn, `ALTER TABLE elsewhere RENAME TO requests`)
+	// What somebody has changed may fit no row: none is to blame.
+	for name, change := range map[string][2]string{
+		"a column that must have a value": {`ADD COLUMN added text NOT NULL`, `DROP COLUMN added`},
+		"a check":                         {`ADD CONSTRAINT added CHECK (tenant <> 'acme')`, `DROP CONSTRAINT added`},
+		"a reference":                     {`ADD CONSTRAINT added FOREIGN KEY (cost) REFERENCES writer_cursor (shard)`, `DROP CONSTRAINT added`},
+		"a wider type":                    {`ALTER COLUMN late TYPE bigint USING 0`, `ALTER COLUMN late TYPE boolean USING false`},
+		"a narrower type":                 {`ALTER COLUMN cost TYPE integer`, `ALTER COLUMN cost TYPE bigint`},
+	} {
+		mustExec(t, conn, `DROP VIEW IF EXISTS requests_with_outcomes; ALTER TABLE requests `+change[0])
+		try(name)
+		mustExec(t, conn, `ALTER TABLE requests `+change[1])
+	}
+	mustExec(t, conn, `CREATE UNIQUE INDEX added ON requests (ts, tenant)`)
+	two := record("b")
+	add(t, &b, 2, stored, two)
+	try("a unique index")
+	mustExec(t, conn, `DROP INDEX added`)
 	if _, err := db.Commit(t.Context(), &b); err != nil {
 		t.Errorf("mended: %v", err)
 	}
