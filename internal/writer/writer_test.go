@@ -589,3 +589,39 @@ func TestDaysExpire(t *testing.T) {
 		t.Errorf("%v times it failed", n)
 	}
 }
+
+// A large backlog, of which every hundredth record cannot be a row: half of them
+// the writer sees, the others Postgres refuses.
+func TestBacklogWithPoison(t *testing.T) {
+	t.Parallel()
+	const blocks, records, every = 400, 500, 100
+	e := newEnv(t)
+	lines := make([]string, records)
+	for i := range lines {
+		lines[i] = line(fmt.Sprint(i))
+		switch i % (2 * every) {
+		case 13:
+			lines[i] = lines[i][1:]
+		case 13 + every:
+			lines[i] = strings.Replace(lines[i], `"decided_at"`, `"undated"`, 1)
+		}
+	}
+	for range blocks {
+		e.lines(lines...)
+	}
+	w := e.start(e.url, func(c *writer.Config) { c.BatchRows = writer.DefaultConfig().BatchRows })
+	began := time.Now()
+	e.caughtUp()
+	t.Logf("%d records in %v", e.appended, time.Since(began))
+	const dead = blocks * records / every
+	rows, letters, total := e.number(`SELECT count(*) FROM requests`), e.number(`SELECT count(*) FROM dead_letters`), e.number(`SELECT records FROM writer_cursor WHERE shard = 0`)
+	if rows != e.appended-dead || letters != dead || total != e.appended {
+		t.Errorf("of %d records %d are rows and %d dead letters, want %d; %d by the cursor", e.appended, rows, letters, dead, total)
+	}
+	if n := e.number(`SELECT count(*) FROM dead_letters WHERE record_index % 100 <> 13`); n != 0 {
+		t.Errorf("%d dead letters could be rows", n)
+	}
+	e.eventually("the metrics", func() bool {
+		return w.metric(t, "dead_letters_total") == dead && w.metric(t, "rows_total") == float64(e.appended-dead)
+	})
+}
