@@ -32,12 +32,12 @@ func (w *Writer) Handler() http.Handler {
 func (w *Writer) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
+	if w.held.Load() > 0 { // first: a refused login is no answer either
+		return errors.New("nothing is stored until the configuration is mended: see the log")
+	}
 	if err := w.db.Ping(ctx); err != nil {
 		w.log.Debug("not ready", zap.Error(err))
 		return errors.New("no answer from Postgres")
-	}
-	if w.held.Load() > 0 {
-		return errors.New("nothing is stored until the configuration is mended: see the log")
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ var (
 	errMoved = errors.New("another writer has moved the cursor")
 	// errChanged says that the stream is not the one that reading began with.
 	errChanged = errors.New("the stream was replaced or went back")
+	// errRestored says that Postgres has lost what it had stored.
+	errRestored = errors.New("the database is an older state of what was stored")
 )
 
 // shard writes one shard's journal, or the outcomes of all.
@@ -33,6 +35,7 @@ type shard struct {
 	retry    *backoff.ExponentialBackOff
 	isHeld   bool
 	position atomic.Pointer[pg.Cursor] // where the session began, then how far it has stored
+	known    atomic.Pointer[pg.Cursor] // the cursor as the database is known to have it
 }
 
 func newShard(w *Writer, number int) *shard {
@@ -60,6 +63,8 @@ func (s *shard) run(ctx context.Context) {
 			s.standBy(ctx)
 		case errors.Is(err, errChanged):
 			s.log.Warn("stream changed, reading it anew", zap.String("stream", s.stream))
+		case errors.Is(err, errRestored):
+			s.log.Error("the database went back, storing again what it lost", zap.Error(err))
 		case errors.Is(err, journal.ErrNone):
 			if !waiting {
 				s.log.Info("waiting for a limiter to make the stream", zap.String("stream", s.stream))
@@ -147,8 +152,9 @@ func (s *shard) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	start := first.To()
+	start, cursor := first.To(), first.From()
 	s.position.Store(&start)
+	s.known.Store(&cursor)
 	messages, err := l.Messages(ctx, journal.Start{Seq: start.LastSeq + 1})
 	if err != nil {
 		return err
@@ -230,7 +236,7 @@ func (s *shard) store(ctx context.Context, full <-chan *pg.Batch, free chan<- *p
 }
 
 // commit stores a batch, however long it takes. The error is errMoved if
-// another writer did, or that of ctx.
+// another writer did, errRestored, or that of ctx.
 func (s *shard) commit(ctx context.Context, b *pg.Batch) error {
 	for {
 		began := time.Now()
@@ -245,7 +251,7 @@ func (s *shard) commit(ctx context.Context, b *pg.Batch) error {
 			s.stored(b, stored)
 			return nil
 		}
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, errMoved) || errors.Is(err, errRestored) {
 			return err
 		}
 		if !s.pause(ctx, err) {
@@ -255,7 +261,8 @@ func (s *shard) commit(ctx context.Context, b *pg.Batch) error {
 }
 
 // settle finds out who moved the cursor: an earlier attempt at this batch
-// whose outcome was unknown, or another writer.
+// whose outcome was unknown, another writer, or somebody who restored the
+// database.
 func (s *shard) settle(ctx context.Context, b *pg.Batch) (pg.Stored, error) {
 	c, _, err := s.db.Cursor(ctx, s.number)
 	switch {
@@ -264,12 +271,27 @@ func (s *shard) settle(ctx context.Context, b *pg.Batch) (pg.Stored, error) {
 	case c.At(b.To()):
 		return pg.Stored{Rows: b.Len()}, nil
 	}
+	from := b.From()
+	if err := restored(&c, &from); err != nil {
+		return pg.Stored{}, err
+	}
 	return pg.Stored{}, fmt.Errorf("%w to block %d of stream %d", errMoved, c.LastSeq, c.Stream)
+}
+
+// restored tells whether a cursor is behind where it was known to be. A server
+// that was killed may lose its last transactions (synchronous_commit), and so
+// may one that took over from it.
+func restored(cursor, known *pg.Cursor) error {
+	if cursor.Stream > known.Stream || cursor.Stream == known.Stream && cursor.LastSeq >= known.LastSeq {
+		return nil
+	}
+	return fmt.Errorf("%w: to block %d of stream %d, where it had %d of %d", errRestored, cursor.LastSeq, cursor.Stream, known.LastSeq, known.Stream)
 }
 
 func (s *shard) stored(b *pg.Batch, stored pg.Stored) {
 	to := b.To()
 	s.position.Store(&to)
+	s.known.Store(&to)
 	s.progress()
 	s.Writer.metrics.batchRows.Observe(float64(b.Len()))
 	s.metrics.rows.Add(float64(stored.Rows))
@@ -285,8 +307,10 @@ func (s *shard) stored(b *pg.Batch, stored pg.Stored) {
 }
 
 // watch looks at the stream's end: how far it is ahead, and whether it is still
-// the stream that is being read.
+// the stream that is being read; and at the cursor: whether the database still
+// has what was stored, though there may be nothing to store.
 func (s *shard) watch(ctx context.Context, stream int64) error {
+	var behind *pg.Cursor // the database's cursor was behind this one
 	for {
 		position := s.position.Load() // before the stream's end, which only grows
 		l, err := journal.OpenLog(ctx, s.js, s.stream)
@@ -302,6 +326,17 @@ func (s *shard) watch(ctx context.Context, stream int64) error {
 				s.lag(position, extent)
 			}
 		} // else reading fails as well, and says so
+		known := s.known.Load()
+		if cursor, _, err := s.db.Cursor(ctx, s.number); err == nil { // else storing fails as well
+			// Twice, since a commit that has just been made may move the cursor back.
+			if err := restored(&cursor, known); err == nil {
+				behind = nil
+			} else if behind == known {
+				return err
+			} else {
+				behind = known
+			}
+		}
 		if !sleep(ctx, s.config.WatchInterval) {
 			return ctx.Err()
 		}

@@ -55,7 +55,7 @@ func DefaultConfig() Config {
 		BatchRows:     10_000,
 		BatchBytes:    16 << 20,
 		CommitTimeout: 30 * time.Second,
-		HoldInterval:  15 * time.Second,
+		HoldInterval:  5 * time.Second,
 		StandBy:       10 * time.Second,
 		WatchInterval: 2 * time.Second,
 
