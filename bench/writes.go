@@ -43,11 +43,14 @@ type stage struct {
 	conn   *pgx.Conn
 	last   uint64 // sequence of the journal's last block
 	rows   int
+
+	inserts map[int]string // of the plain consumer, by rows
 }
 
 // writes measures the writer, from a full journal to the cursor at its end,
 // against COPY of the same rows, as Postgres itself encodes them, into the same
-// table over one connection, in batches of the same size.
+// table over one connection, in batches of the same size, and against a plain
+// consumer of the journal.
 func writes(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) (err error) {
 	server, err := embedded.StartNATS(ctx, embedded.NATSOptions{Dir: filepath.Join(dir, "writes"), Addr: "127.0.0.1:0", Log: zap.NewNop()})
 	if err != nil {
@@ -64,7 +67,7 @@ func writes(ctx context.Context, dir string, o options, r *report, progress func
 		return err
 	}
 	defer func() { err = errors.Join(err, postgres.Close()) }()
-	s := stage{config: writer.DefaultConfig(), rows: o.records}
+	s := stage{config: writer.DefaultConfig(), rows: o.records, inserts: map[int]string{}}
 	if s.js, err = jetstream.New(nc); err != nil {
 		return err
 	}
@@ -87,33 +90,51 @@ func writes(ctx context.Context, dir string, o options, r *report, progress func
 	if err := s.fillJournal(ctx); err != nil {
 		return err
 	}
-	t, err := s.measure(ctx, o.rounds, progress)
-	r.Tables = append(r.Tables, t)
+	tables, err := s.measure(ctx, o.rounds, progress)
+	r.Tables = append(r.Tables, tables...)
 	return err
 }
 
-func (s *stage) measure(ctx context.Context, rounds int, progress func(string, ...any)) (table, error) {
-	t := table{Title: "Writer: a full journal to Postgres against bare COPY of the same rows into the same table", Bare: "copy"}
+func (s *stage) measure(ctx context.Context, rounds int, progress func(string, ...any)) ([]table, error) {
 	if _, err := s.write(ctx); err != nil { // to warm up, and to have the rows
-		return t, err
+		return nil, err
 	}
 	batches, err := s.encoded(ctx)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
-	var rates []pair
+	runs := []func() (cost, error){
+		s.cost(ctx, func(ctx context.Context) (time.Duration, error) { return s.copy(ctx, batches) }),
+		s.cost(ctx, s.plain),
+		s.cost(ctx, s.write),
+	}
+	var copies, plain [3][]pair // rates, bytes of log and seconds of work for a row
 	for round := range rounds {
-		took, err := inTurn(round,
-			func() (time.Duration, error) { return s.copy(ctx, batches) },
-			func() (time.Duration, error) { return s.write(ctx) })
+		costs, err := inTurn(round, runs...)
 		if err != nil {
-			return t, err
+			return nil, err
 		}
-		rates = append(rates, pair{float64(s.rows) / took[0].Seconds(), float64(s.rows) / took[1].Seconds()})
-		progress("writer, round %d: copy %.0f rows/s, weir %.0f rows/s", round+1, rates[round].bare, rates[round].weir)
+		n := float64(s.rows)
+		figures := func(c cost) [3]float64 { return [3]float64{n / c.took.Seconds(), c.wal / n, c.cpu / n} }
+		bare, simple, weir := figures(costs[0]), figures(costs[1]), figures(costs[2])
+		for i := range weir {
+			copies[i] = append(copies[i], pair{bare[i], weir[i]})
+			plain[i] = append(plain[i], pair{simple[i], weir[i]})
+		}
+		progress("writer, round %d: copy %.0f rows/s, plain consumer %.0f rows/s, weir %.0f rows/s", round+1, bare[0], simple[0], weir[0])
 	}
-	t.Rows = []row{compare(fmt.Sprint(s.rows, " rows"), "rate", perSecond, rates, aim{atLeast: 0.5})}
-	return t, nil
+	list := func(figures [3][]pair, a aim) []row {
+		where := fmt.Sprint(s.rows, " rows")
+		return []row{
+			compare(where, "rate", perSecond, figures[0], a),
+			compare(where, "log of a row", ofMemory, figures[1], aim{}),
+			compare(where, "work of a row", seconds, figures[2], aim{}),
+		}
+	}
+	return []table{
+		{Title: "Writer: a full journal to Postgres against bare COPY of the same rows into the same table", Bare: "copy", Rows: list(copies, aim{atLeast: 0.5})},
+		{Title: "Writer: the same against a plain consumer, INSERT of many VALUES with ON CONFLICT", Bare: "plain", Rows: list(plain, aim{atLeast: 3})},
+	}, nil
 }
 
 // fillJournal appends blocks of decided requests as the limiter does.
