@@ -31,7 +31,7 @@ type options struct {
 // measurements are made in this order. Each adds what it found to the report, and
 // may use a directory.
 var measurements = []func(ctx context.Context, dir string, o options, r *report, progress func(string, ...any)) error{
-	checks, setups, services, writes, recovery, windowsInMemory, keys, windowsOnRedis,
+	checks, setups, services, writes, visible, recovery, windowsInMemory, keys, windowsOnRedis,
 }
 
 func main() {
