@@ -37,7 +37,7 @@ SELECT r.id, r.ts, r.decided_at, r.occurred_at, r.request_id, r.tenant, r.gatewa
 FROM requests r
 LEFT JOIN outcomes o ON o.tenant = r.tenant AND o.request_id = r.request_id AND r.count > 0;
 
-COMMENT ON VIEW requests_with_outcomes IS 'requests, with status, latency and bytes of their outcomes where they are known.';
+COMMENT ON VIEW requests_with_outcomes IS 'requests, with status, latency and bytes of their outcomes where they are known. A check whose decision came too late has two rows, by reason timeout and by what was decided, and both show its outcome.';
 DO $$
 DECLARE c record;
 BEGIN
