@@ -71,6 +71,9 @@ func (c *Client) Command(ctx context.Context, tenant string, command Command) ([
 	}
 	var answer events.CommandAnswer
 	err = c.ask(ctx, c.names.Command(shard, tenant), payload, &answer)
+	for _, done := range answer.Controls { // the notices may still be on their way
+		c.denials.forget(events.Notice{Tenant: done.Tenant, Rule: done.Rule, Key: done.Key}, time.Now())
+	}
 	return answer.Controls, err
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,9 +25,9 @@ const (
 )
 
 // denials are those that the limiter gave, each remembered until a request of
-// its cost could pass. Until then a request that is charged by the same rule for
-// the same key, and costs no less, is denied without asking: what else is
-// admitted meanwhile only makes it wait longer. What happens to the limit itself
+// its cost could pass. Until then a request that is charged as much by the same
+// rule for the same key is denied without asking: what else is admitted meanwhile
+// only makes it wait longer. What happens to the limit itself
 // (another policy, a reset, an override) drops them, see forget; an override's
 // end is in what the limiter said.
 //
@@ -38,29 +39,45 @@ type denials struct {
 	some    atomic.Int64 // how many are remembered
 
 	mu       sync.Mutex // guards the rest
-	known    map[policy.LiveKey]*denial
+	known    map[claim]*denial
 	of       map[string]int // how many of each tenant
-	folded   int            // bytes of all first
-	notified time.Time      // when it was told last that something happened to a limit
+	folds    map[policy.LiveKey]*fold
+	folded   int       // bytes of all folds
+	notified time.Time // when it was told last that something happened to a limit
 	closed   bool
+}
+
+// claim is what the limiter denied to charge.
+type claim struct {
+	policy.LiveKey
+	cost int64 // units
 }
 
 // denial is a remembered one.
 type denial struct {
+	claim
 	decision Decision
 	said     time.Time // when the decision came
 	until    time.Time // when the next check is due
-
-	first Request // since the last report, of those that it has denied: stands for all
-	count int64   // of them
-	size  int     // bytes of first
 }
+
+// fold stands for the requests that were denied locally by a rule for a key since
+// they were reported.
+type fold struct {
+	first Request
+	count int64
+	size  int // bytes, about
+}
+
+// foldSize is that of a fold whose request has no texts.
+const foldSize = 512
 
 func newDenials() *denials {
 	return &denials{
 		matches: sync.Pool{New: func() any { return new(policy.Matches) }},
-		known:   map[policy.LiveKey]*denial{},
+		known:   map[claim]*denial{},
 		of:      map[string]int{},
+		folds:   map[policy.LiveKey]*fold{},
 	}
 }
 
@@ -80,18 +97,17 @@ func (d *denials) find(p *policy.Policy, r *Request, now time.Time) (decision De
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var longest *denial
-	var cost int64
 	for i := range m.Charges {
 		c := &m.Charges[i]
-		known := d.known[policy.LiveKey{Tenant: r.Tenant, Rule: c.Rule.Name, Key: c.Key}]
+		known := d.known[claim{policy.LiveKey{Tenant: r.Tenant, Rule: c.Rule.Name, Key: c.Key}, c.Cost}]
 		if known != nil && known.holds(p, c, now) && (longest == nil || known.until.After(longest.until)) {
-			longest, cost = known, c.Cost
+			longest = known
 		}
 	}
-	if longest == nil || !d.foldLocked(longest, r) {
+	if longest == nil || !d.foldLocked(longest.LiveKey, r) {
 		return decision, false
 	}
-	return longest.again(r, cost, now), true
+	return longest.again(r, now), true
 }
 
 // any tells whether a denial of a tenant's is remembered.
@@ -105,15 +121,14 @@ func (d *denials) any(tenant string) bool {
 // do so here at another time than at the limiter, and a ban asks for a unit also
 // of what costs none.
 func (k *denial) holds(p *policy.Policy, c *policy.Charge, now time.Time) bool {
-	return now.Before(k.until) && k.decision.Policy == p.Revision &&
-		c.Cost >= k.decision.Cost && (c.Limit > 0 || k.decision.Limit == 0)
+	return now.Before(k.until) && k.decision.Policy == p.Revision && (c.Limit > 0 || k.decision.Limit == 0)
 }
 
 // again words a denial for another request, at another time.
-func (k *denial) again(r *Request, cost int64, now time.Time) Decision {
+func (k *denial) again(r *Request, now time.Time) Decision {
 	passed := now.Sub(k.said).Milliseconds() // rounded down, so the wait is rounded up
 	d := k.decision
-	d.ID, d.Reason, d.Cost, d.DecidedAt = r.ID, events.ReasonLocal, cost, now.UTC().Truncate(time.Microsecond)
+	d.ID, d.Reason, d.DecidedAt = r.ID, events.ReasonLocal, now.UTC().Truncate(time.Microsecond)
 	d.ResetMS = max(d.ResetMS-passed, 0)
 	if d.RetryAfterMS > 0 {
 		d.RetryAfterMS = max(d.RetryAfterMS-passed, 1)
@@ -121,21 +136,23 @@ func (k *denial) again(r *Request, cost int64, now time.Time) Decision {
 	return d
 }
 
-// foldLocked counts a request with the others that a denial has denied since
-// they were reported. It is false when there is no memory for the first of them.
-func (d *denials) foldLocked(k *denial, r *Request) bool {
+// foldLocked counts a request with the others that are denied by a rule for a key.
+// It is false when there is no memory for the first of them.
+func (d *denials) foldLocked(key policy.LiveKey, r *Request) bool {
 	if d.closed {
 		return false
 	}
-	if k.count == 0 {
-		size := len(r.ID) + len(r.User) + len(r.Method) + len(r.Host) + len(r.Path) + len(r.Route) + len(r.Attrs)
+	f := d.folds[key]
+	if f == nil {
+		size := foldSize + len(r.ID) + len(r.User) + len(r.Method) + len(r.Host) + len(r.Path) + len(r.Route) + len(r.Attrs)
 		if d.folded+size > maxFolded {
 			return false
 		}
+		f = &fold{first: clone(r), size: size}
+		d.folds[key] = f
 		d.folded += size
-		k.first, k.size = clone(r), size
 	}
-	k.count++
+	f.count++
 	return true
 }
 
@@ -166,30 +183,40 @@ func (d *denials) remember(p *policy.Policy, r *Request, said *Decision, sent, n
 	}
 	m := d.matches.Get().(*policy.Matches)
 	defer d.matches.Put(m)
-	if !p.CountsDenied(r, m) { // else it may be that rule that it would wait for
-		d.keep(r.Tenant, &denial{decision: *said, said: now, until: until}, sent)
+	if p.CountsDenied(r, m) { // it may be that rule that it would wait for
+		return
 	}
+	known := denial{decision: *said, said: now, until: until}
+	decision := &known.decision
+	decision.Rule, decision.Key = strings.Clone(said.Rule), strings.Clone(said.Key)
+	decision.Violated, decision.Shadow = nil, nil // of that request alone
+	known.claim = claim{policy.LiveKey{Tenant: strings.Clone(r.Tenant), Rule: decision.Rule, Key: decision.Key}, said.Cost}
+	d.keep(&known, sent)
 }
 
-// keep takes a denial for the one of its key that was known before, if any.
-func (d *denials) keep(tenant string, fresh *denial, sent time.Time) {
-	decision := &fresh.decision
-	decision.Violated, decision.Shadow = nil, nil // of that request alone
-	decision.Rule, decision.Key = strings.Clone(decision.Rule), strings.Clone(decision.Key)
-	key := policy.LiveKey{Tenant: strings.Clone(tenant), Rule: decision.Rule, Key: decision.Key}
+// keep takes a denial of a check that was sent at an instant.
+func (d *denials) keep(known *denial, sent time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !sent.After(d.notified) { // perhaps decided before what was told then
 		return
 	}
-	if known := d.known[key]; known != nil {
-		fresh.first, fresh.count, fresh.size = known.first, known.count, known.size
-	} else if len(d.known) >= maxDenials {
-		return
-	} else {
-		d.of[key.Tenant]++
+	if d.known[known.claim] == nil {
+		if len(d.known) >= maxDenials {
+			return
+		}
+		d.of[known.Tenant]++
 	}
-	d.known[key] = fresh
+	d.known[known.claim] = known
+	d.some.Store(int64(len(d.known)))
+}
+
+// dropLocked forgets a denial.
+func (d *denials) dropLocked(c claim) {
+	delete(d.known, c)
+	if d.of[c.Tenant]--; d.of[c.Tenant] == 0 {
+		delete(d.of, c.Tenant)
+	}
 	d.some.Store(int64(len(d.known)))
 }
 
@@ -198,39 +225,35 @@ func (d *denials) forget(n events.Notice, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.notified = now
-	if n.Rule != "" {
-		if k := d.known[policy.LiveKey{Tenant: n.Tenant, Rule: n.Rule, Key: n.Key}]; k != nil {
-			k.until = now
+	key := policy.LiveKey{Tenant: n.Tenant, Rule: n.Rule, Key: n.Key}
+	for c := range d.known {
+		if n.Rule == "" || c.LiveKey == key {
+			d.dropLocked(c)
 		}
-		return
-	}
-	for _, k := range d.known {
-		k.until = now
 	}
 }
 
 // report takes out what has been denied since the last report, as one request
-// for each denial and most of them at most; the others go on counting.
+// for each rule and key and most of them at most; the others go on counting.
 func (d *denials) report(now time.Time, most int) []Request {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var list []Request
-	for key, k := range d.known {
-		if k.count > 0 && len(list) < most {
-			r := k.first
-			r.Verdict, r.Reason, r.Rule, r.Count = Deny, events.ReasonLocal, key.Rule, k.count
-			list = append(list, r)
-			d.folded -= k.size
-			k.first, k.count, k.size = Request{}, 0, 0
-		}
-		if k.count == 0 && !now.Before(k.until) {
-			delete(d.known, key)
-			if d.of[key.Tenant]--; d.of[key.Tenant] == 0 {
-				delete(d.of, key.Tenant)
-			}
+	for c, known := range d.known {
+		if !now.Before(known.until) {
+			d.dropLocked(c)
 		}
 	}
-	d.some.Store(int64(len(d.known)))
+	var list []Request
+	for key, f := range d.folds {
+		if len(list) == most {
+			break
+		}
+		r := f.first
+		r.Verdict, r.Reason, r.Rule, r.Count = Deny, events.ReasonLocal, key.Rule, f.count
+		list = append(list, r)
+		d.folded -= f.size
+		delete(d.folds, key)
+	}
 	return list
 }
 
@@ -240,5 +263,5 @@ func (d *denials) close(now time.Time) []Request {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
-	return d.report(now, maxDenials)
+	return d.report(now, math.MaxInt)
 }

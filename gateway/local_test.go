@@ -174,6 +174,36 @@ func TestDecidedAfterSent(t *testing.T) {
 	askers.Wait()
 }
 
+// What another cost would have to wait is asked, and remembered for itself.
+func TestDeniedByCost(t *testing.T) {
+	t.Parallel()
+	_, c, _ := underLimit(t, testenv.NATS(t), "2/hour")
+	denied(t, c, "42")
+	never := gateway.Request{Tenant: "acme", User: "42", Cost: 3}
+	for _, reason := range []gateway.Reason{gateway.ReasonRule, gateway.ReasonLocal} {
+		d, err := c.Check(t.Context(), never)
+		if err != nil || d.Reason != reason || d.RetryAfterMS != 0 || d.Cost != 3 {
+			t.Errorf("%+v, %v; want %s, and that it can never pass", d, err, reason)
+		}
+	}
+	if d := check(t, c, "42", gateway.Deny, events.ReasonLocal); d.RetryAfterMS == 0 || d.Cost != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// Who resets a limit need not wait for the notice.
+func TestCommandsDropDenials(t *testing.T) {
+	t.Parallel()
+	_, c, _ := underLimit(t, testenv.NATS(t), "1/hour")
+	for range 20 {
+		denied(t, c, "42")
+		if _, err := c.Command(t.Context(), "acme", gateway.Command{Kind: gateway.Reset, Rule: "r", Key: []string{"42"}, By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		check(t, c, "42", gateway.Allow, events.ReasonRule)
+	}
+}
+
 // Whatever happens to a limit drops what is remembered of it.
 func TestNoticesDropDenials(t *testing.T) {
 	t.Parallel()
