@@ -30,13 +30,17 @@ type place struct {
 	Offset int64  `json:"offset"` // where the first line begins that is not stored, bytes
 }
 
-// id returns the id of what begins at an offset: the same whenever it is read, and
-// from whatever copy, so that a line that is read again counts once. Who reads which
-// log is a part of it: the logs of two servers may begin with the same line, as when
-// a third one looks whether they are well.
-func (p *place) id(gateway, log string, offset int64) string {
-	sum := sha256.Sum256([]byte(gateway + "\x00" + log + "\x00" + p.Start))
-	return "tail-" + hex.EncodeToString(sum[:10]) + "-" + strconv.FormatInt(offset, 10)
+// id returns the id of a line: the same whenever it is read, and from whatever copy,
+// so that a line that is read again counts once. Who reads which log is a part of it:
+// the logs of two servers may begin with the same line, as when a third one looks
+// whether they are well.
+func (p *place) id(gateway, log string, t text) string {
+	begins := p.Start
+	if begins == "" { // the file has this line alone, which will have no end
+		begins = string(t.line)
+	}
+	sum := sha256.Sum256([]byte(gateway + "\x00" + log + "\x00" + begins))
+	return "tail-" + hex.EncodeToString(sum[:10]) + "-" + strconv.FormatInt(t.at, 10)
 }
 
 // state is what a start knows of the one before.

@@ -198,7 +198,7 @@ func (t *tail) tell(s *source, line text) error {
 	}
 	switch r.ID = l.Asked; {
 	case l.Asked == "":
-		r.ID = s.id(t.Gateway, t.Log, line.at)
+		r.ID = s.id(t.Gateway, t.Log, line)
 	case l.Decided:
 		o := events.Outcome{
 			ID: r.ID, Tenant: r.Tenant, Gateway: r.Gateway, Time: r.Time,

@@ -398,6 +398,17 @@ func TestRotation(t *testing.T) {
 			p.write(p.path, line("/6"))
 			after(aLook)
 		},
+		"ended before a line did": func(p *place) {
+			for i := range 5 { // each with a line alone, whose writer is killed
+				p.write(p.path, strings.TrimSuffix(line(fmt.Sprint("/", i+1)), "\n"))
+				after(aLook)
+				p.rename(p.path, fmt.Sprint(p.path, "-2026112", i))
+			}
+			p.write(p.path, "")
+			after(3 * time.Minute)
+			p.write(p.path, line("/6"))
+			after(aLook)
+		},
 		"started between name and name": func(p *place) {
 			p.write(p.path, line("/1"))
 			after(aLook)
