@@ -26,7 +26,8 @@ type files struct {
 	read    []place   // of files that are read to their end; at most maxRead
 	changed time.Time // see state
 	buffer  []byte
-	warn    func(string) // is told what is lost
+	denied  []os.FileInfo // files with lines that are lost, as they may not be read; of those that are there
+	warn    func(string)  // is told what is lost
 }
 
 // turn looks whether the log has been rotated.

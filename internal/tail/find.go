@@ -16,6 +16,7 @@ type candidate struct {
 	info       os.FileInfo
 	start      string // see place; empty also of a compressed one
 	compressed bool
+	denied     bool // may not be read
 }
 
 // rotated lists the files beside the log that rotation may have made of it, the
@@ -32,6 +33,10 @@ func (f *files) rotated() ([]candidate, error) {
 			continue
 		}
 		c, err := look(dir + entry.Name())
+		if errors.Is(err, os.ErrPermission) {
+			c = candidate{path: dir + entry.Name(), denied: true} // most are from before, and not wanted
+			c.info, err = os.Stat(c.path)
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue // rotated further in this moment
 		}
@@ -40,6 +45,9 @@ func (f *files) rotated() ([]candidate, error) {
 		}
 		all = append(all, c)
 	}
+	f.denied = slices.DeleteFunc(f.denied, func(info os.FileInfo) bool { // that is gone
+		return !slices.ContainsFunc(all, func(c candidate) bool { return os.SameFile(c.info, info) })
+	})
 	slices.SortStableFunc(all, func(a, b candidate) int { return a.info.ModTime().Compare(b.info.ModTime()) })
 	return all, nil
 }
@@ -145,10 +153,14 @@ func (f *files) resume(s state, now time.Time) error {
 			}
 		}
 	}
-	n := len(s.Files)
-	allRead := slices.ContainsFunc(all, func(c candidate) bool { return c.isOf(s.Changed) })
-	if n > 0 && s.Files[n-1].Start != "" && !slices.Contains(found, &s.Files[n-1]) && !allRead {
-		f.warn("the file that was followed is gone, with what was not read of it")
+	if n := len(s.Files); n > 0 {
+		last := &s.Files[n-1]
+		isThere := slices.Contains(found, last) || slices.ContainsFunc(all, func(c candidate) bool {
+			return c.isOf(s.Changed) || c.denied && inode(c.info) == last.Inode // of which missed speaks
+		})
+		if last.Start != "" && !isThere {
+			f.warn("the file that was followed is gone, with what was not read of it")
+		}
 	}
 	for i, c := range all {
 		isOwn := own.info != nil && i == len(all)-1
@@ -198,6 +210,13 @@ func (f *files) missed(c candidate, now time.Time) error {
 	}
 	if c.compressed {
 		f.warn(c.path + " was compressed before it was read")
+		return nil
+	}
+	if c.denied {
+		if !slices.ContainsFunc(f.denied, func(info os.FileInfo) bool { return os.SameFile(info, c.info) }) {
+			f.denied = append(f.denied, c.info)
+			f.warn(c.path + " may not be read")
+		}
 		return nil
 	}
 	if len(f.sources) >= maxSources {

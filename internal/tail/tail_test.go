@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,42 @@ func (p *place) rename(from, to string) {
 	if err := os.Rename(from, to); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// forbid takes the right to read a file.
+func (p *place) forbid(path string) {
+	p.t.Helper()
+	if err := os.Chmod(path, 0o200); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// unprivileged makes somebody else of root, who may read everything, until the
+// test ends.
+func (p *place) unprivileged() {
+	p.t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	const nobody = 65534
+	dir := filepath.Dir(p.path)
+	entries, err := filepath.Glob(p.path + "*")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, path := range append(entries, dir, filepath.Dir(dir)) {
+		if err := os.Chown(path, nobody, -1); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if err := syscall.Seteuid(nobody); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		if err := syscall.Seteuid(0); err != nil {
+			p.t.Error(err)
+		}
+	})
 }
 
 // copyAndCut rotates as logrotate's copytruncate does.
@@ -502,6 +539,42 @@ func TestWhatIsLostIsSaid(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A rotated file that may not be read ends nothing, and is lost only if it is of use.
+func TestNotAllowed(t *testing.T) {
+	p := newPlace(t)
+	p.write(p.path+".7", line("/old"))
+	p.write(p.path, line("/1"))
+	p.forbid(p.path + ".7")
+	p.unprivileged()
+	synctest.Test(t, func(t *testing.T) {
+		p.t = t
+		p.follow(fromStart)
+		after(aLook)
+		p.rename(p.path, p.path+".4")
+		p.write(p.path, line("/2"))
+		after(aLook)
+		p.stop()
+		p.forbid(p.path + ".4") // which is read
+		p.rename(p.path, p.path+".3")
+		p.write(p.path+".3", line("/x")) // which is not
+		p.forbid(p.path + ".3")
+		p.follow()
+		after(aLook)
+		p.write(p.path, line("/3"))
+		after(aLook)
+		for i := range 2 {
+			p.rename(p.path, fmt.Sprint(p.path, ".", 2-i))
+			p.write(p.path, line(fmt.Sprint("/", i+4)))
+			after(aLook)
+		}
+		sum := p.stop()
+		p.want("/1 /2 /3 /4 /5")
+		if said := p.out.String(); sum.Losses != 1 || strings.Count(said, "Lost: ") != 1 || !strings.Contains(said, "access.log.3 may not be read\n") {
+			t.Errorf("%+v\n%s", sum, said)
+		}
+	})
 }
 
 // While Weir takes nothing the log waits, and goes on in order; what was told and
