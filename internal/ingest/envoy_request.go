@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	ratelimit "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -72,51 +71,64 @@ func readHits(r *events.Request, whole uint32, d *ratelimit.RateLimitDescriptor)
 
 // readEntries takes the entries that Envoy's actions make, and those that say
 // what they are by their descriptor_key, for the attributes that they are. All
-// others become attrs, in their order.
+// others become attrs, in their order. Keys are Envoy's configuration; values may
+// be the end user's, so they are made fit and never refused: what is refused
+// passes, unless failure_mode_deny says otherwise.
 func readEntries(r *events.Request, entries []*ratelimit.RateLimitDescriptor_Entry) error {
 	if err := bounded("entries", len(entries), maxEntries); err != nil {
 		return err
 	}
-	var attrs []byte
+	var attrs []*ratelimit.RateLimitDescriptor_Entry
 	for i, entry := range entries {
 		key, value := entry.GetKey(), entry.GetValue()
+		name := attribute(key)
 		for _, before := range entries[:i] {
-			if before.GetKey() == key {
+			if attribute(before.GetKey()) == name {
 				return repeated(key)
 			}
 		}
-		var err error
-		switch key {
+		switch name {
 		case "":
 			return &events.FieldError{Field: "entries", Want: "a key in each"}
-		case "user", "user_id":
-			err = readText(&r.User, key, value)
+		case "user":
+			r.User = events.Cut(value, events.MaxName)
 		case "api_key":
-			err = readText(&r.APIKey, key, value)
-		case "ip", "remote_address":
-			err = readAddress(r, key, value)
-		case "masked_remote_address":
-			err = readNetwork(r, key, value)
-		case "method", ":method":
-			err = readText(&r.Method, key, value)
-		case "host", ":authority":
-			err = readText(&r.Host, key, value)
-		case "path", ":path":
-			value, _, _ = strings.Cut(value, "?") // a header has the query too
-			err = readText(&r.Path, key, value)
+			r.APIKey = value // a hash of it travels
+		case "ip":
+			r.IP = address(value)
+		case "method":
+			r.Method = events.Cut(value, events.MaxName)
+		case "host":
+			r.Host = events.Cut(events.Host(value), events.MaxName)
+		case "path":
+			r.Path = events.Cut(events.Path(value), events.MaxPath)
 		case "route":
-			err = readText(&r.Route, key, value)
+			r.Route = events.Cut(value, events.MaxPath)
 		default:
-			attrs = appendAttr(attrs, key, value)
-		}
-		if err != nil {
-			return err
+			attrs = append(attrs, entry)
 		}
 	}
-	if attrs != nil {
-		r.Attrs = string(append(attrs, '}'))
+	var err error
+	r.Attrs, err = object(attrs)
+	return err
+}
+
+// attribute is the name under which an entry is one of a request's own
+// attributes, else its key.
+func attribute(key string) string {
+	switch key {
+	case "user_id":
+		return "user"
+	case "remote_address", "masked_remote_address":
+		return "ip"
+	case ":method":
+		return "method"
+	case ":authority":
+		return "host"
+	case ":path":
+		return "path"
 	}
-	return nil
+	return key
 }
 
 // repeated tells of a second entry for what a request has one of: which of
@@ -125,45 +137,45 @@ func repeated(key string) error {
 	return &events.FieldError{Field: "entries", Value: key, Want: "each attribute once in a descriptor (a generic_key can have a descriptor_key of its own)"}
 }
 
-func readText(field *string, key, value string) error {
-	if *field != "" {
-		return repeated(key)
+// address reads an address, or a network, which its first address stands for.
+// What is neither is not known.
+func address(value string) netip.Addr {
+	if network, err := netip.ParsePrefix(value); err == nil {
+		return network.Masked().Addr().Unmap()
 	}
-	*field = value
-	return nil
+	addr, _ := netip.ParseAddr(value) // else the zero one
+	return addr.WithZone("").Unmap()
 }
 
-func readAddress(r *events.Request, key, value string) error {
-	if r.IP.IsValid() {
-		return repeated(key)
+// object makes attrs of entries. If they are too long, each value is cut to an
+// equal share of the room, so that none takes the place of another.
+func object(entries []*ratelimit.RateLimitDescriptor_Entry) (string, error) {
+	if len(entries) == 0 {
+		return "", nil
 	}
-	addr, err := netip.ParseAddr(value)
-	if err != nil {
-		return &events.FieldError{Field: "ip", Value: value, Want: "an IPv4 or IPv6 address in " + key}
+	text := appendObject(make([]byte, 0, 128), entries, events.MaxAttrs)
+	if len(text) > events.MaxAttrs {
+		room := events.MaxAttrs - len(appendObject(nil, entries, 0))
+		if room < 0 {
+			return "", &events.FieldError{Field: "entries", Value: entries[0].GetKey(), Want: "keys that are shorter"}
+		}
+		text = appendObject(text[:0], entries, room/len(entries))
 	}
-	r.IP = addr.WithZone("").Unmap()
-	return nil
+	return string(text), nil
 }
 
-// readNetwork takes the first address of a network for all of it.
-func readNetwork(r *events.Request, key, value string) error {
-	if r.IP.IsValid() {
-		return repeated(key)
+// appendObject appends an object of entries, whose values take up to so many
+// bytes each between their quotes.
+func appendObject(dst []byte, entries []*ratelimit.RateLimitDescriptor_Entry, most int) []byte {
+	const longest = len(`\u0001`) // of an escape, which stands for a byte
+	for i, entry := range entries {
+		dst = append(dst, "{,"[min(i, 1)])
+		dst = append(events.AppendText(dst, entry.GetKey()), ':')
+		start := len(dst)
+		dst = events.AppendText(dst, events.Cut(entry.GetValue(), most))
+		if len(dst)-start > most+len(`""`) {
+			dst = events.AppendText(dst[:start], events.Cut(entry.GetValue(), most/longest))
+		}
 	}
-	network, err := netip.ParsePrefix(value)
-	if err != nil {
-		return &events.FieldError{Field: "ip", Value: value, Want: "a network such as 192.0.2.0/24 in " + key}
-	}
-	r.IP = network.Masked().Addr().Unmap()
-	return nil
-}
-
-func appendAttr(attrs []byte, key, value string) []byte {
-	if attrs == nil {
-		attrs = append(make([]byte, 0, 128), '{')
-	} else {
-		attrs = append(attrs, ',')
-	}
-	attrs = append(events.AppendText(attrs, key), ':')
-	return events.AppendText(attrs, value)
+	return append(dst, '}')
 }

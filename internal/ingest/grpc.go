@@ -18,18 +18,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weirhq/weir/internal/access"
-	"github.com/weirhq/weir/internal/events"
 )
 
 const (
-	maxStreams       = 1024             // of one connection: an Envoy has one or more for each of its threads
-	maxGRPCHeader    = 16 << 10         // bytes
-	handshakeTimeout = 5 * time.Second  // until a connection speaks HTTP/2
-	grpcIdleTimeout  = 15 * time.Minute // of a connection without requests
-	pingAfter        = time.Minute      // without a sign of the other side
-	pingTimeout      = 10 * time.Second // for its answer, else it is gone
-	pingAtMostEvery  = 5 * time.Second  // who asks more often is disconnected
-	grpcDrainTimeout = 15 * time.Second // what was read is answered
+	maxStreams       = 1024                      // of one connection: an Envoy has one or more for each of its threads
+	maxGRPCHeader    = 16 << 10                  // bytes
+	maxAsked         = maxDescriptors * 64 << 10 // bytes of a request: each descriptor may have all headers that Envoy takes, 60 KiB by default
+	handshakeTimeout = 5 * time.Second           // until a connection speaks HTTP/2
+	grpcIdleTimeout  = 15 * time.Minute          // of a connection without requests
+	pingAfter        = time.Minute               // without a sign of the other side
+	pingTimeout      = 10 * time.Second          // for its answer, else it is gone
+	pingAtMostEvery  = 5 * time.Second           // who asks more often is disconnected
+	grpcDrainTimeout = 15 * time.Second          // what was read is answered
 	healthInterval   = 100 * time.Millisecond
 	grpcWorkers      = 256 // goroutines that go from request to request: a new one has its stack grown first
 )
@@ -40,7 +40,7 @@ const (
 func (s *Server) serveGRPC(ctx context.Context, listener net.Listener, guard *access.Guard) error {
 	draining, drain := context.WithCancel(context.WithoutCancel(ctx))
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(events.MaxPayload),
+		grpc.MaxRecvMsgSize(maxAsked),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxGRPCHeader),
 		grpc.ConnectionTimeout(handshakeTimeout),
