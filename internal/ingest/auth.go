@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,22 +90,28 @@ func (q *authQuery) request() (r events.Request, nginx bool, err error) {
 			q.fault("cost", cost, "a whole number")
 		}
 	}
-	headers := "X-Forwarded-"
+	headers, resolves := "X-Forwarded-", true
 	switch proxy := q.once("proxy"); proxy {
 	case "":
+		resolves = false // who asks has, or tells //api from /api
 	case "nginx":
 		headers, nginx = "X-Original-", true
+	case "caddy":
 	default:
-		q.fault("proxy", proxy, "nginx, or nothing for proxies that send X-Forwarded-Method and -Uri")
+		q.fault("proxy", proxy, "nginx, caddy, or nothing for other proxies that send X-Forwarded-Method and -Uri")
 	}
 	for _, name := range slices.Sorted(maps.Keys(q.values)) {
 		q.fault("query", name, "tenant, id, user, api_key, route, cost, each also with _header, or proxy")
 	}
 	r.Method = events.Cut(q.header.Get(headers+"Method"), events.MaxName)
-	r.Host = events.Cut(hostname(q.header.Get(headers+"Host")), events.MaxName)
-	target := pathOf(q.header.Get(headers + "Uri"))
+	r.Host = events.Cut(events.Host(q.header.Get(headers+"Host")), events.MaxName)
+	target := q.header.Get(headers + "Uri")
 	if nginx {
-		target = resolved(target)
+		target, _, _ = strings.Cut(target, "#") // where a path ends to nginx
+	}
+	target = events.Path(target)
+	if resolves {
+		target = events.Resolve(target)
 	}
 	r.Path = events.Cut(target, events.MaxPath)
 	return r, nginx, errors.Join(q.faults...)
@@ -116,7 +121,8 @@ func (q *authQuery) fault(field, value, want string) {
 	q.faults = append(q.faults, &events.FieldError{Field: field, Value: value, Want: want})
 }
 
-// take returns what the query says of a field, or the header that it names for it.
+// take returns what the query says of a field, or the header that it names for
+// it, of which several lines are one with commas between (RFC 9110, 5.3).
 func (q *authQuery) take(field string) string {
 	value, name := q.once(field), q.once(field+"_header")
 	if name == "" {
@@ -125,11 +131,7 @@ func (q *authQuery) take(field string) string {
 	if value != "" {
 		q.fault(field, value, "either "+field+" or "+field+"_header")
 	}
-	lines := q.header.Values(name)
-	if len(lines) > 1 {
-		q.fault(field, strconv.Itoa(len(lines))+" of them", "one header "+name)
-	}
-	return strings.Join(lines, "")
+	return strings.Join(q.header.Values(name), ",")
 }
 
 // once returns a parameter. Who could add one to the query, where a proxy
@@ -141,34 +143,4 @@ func (q *authQuery) once(name string) string {
 		q.fault("query", name, "each parameter once")
 	}
 	return strings.Join(values, "")
-}
-
-// hostname is a Host header without what may be written in several ways.
-func hostname(host string) string {
-	u := url.URL{Host: host}
-	return strings.TrimSuffix(u.Hostname(), ".")
-}
-
-// pathOf returns the path of a request's target, unescaped, or as it is if that
-// cannot be.
-func pathOf(target string) string {
-	if u, err := url.ParseRequestURI(target); err == nil {
-		return u.Path
-	}
-	before, _, _ := strings.Cut(target, "?")
-	return before
-}
-
-// resolved is a path as nginx looks for its location by: /free/..//api is /api.
-// Who asks for it as that must not slip past the rules of a location.
-func resolved(target string) string {
-	if !strings.Contains(target, "//") && !strings.Contains(target, "/.") {
-		return target
-	}
-	clean := path.Clean(target)
-	last := target[strings.LastIndexByte(target, '/')+1:]
-	if clean != "/" && (last == "" || last == "." || last == "..") {
-		clean += "/"
-	}
-	return clean
 }

@@ -73,10 +73,13 @@ func TestAuthRequest(t *testing.T) {
 				r.ID, r.User, r.APIKey, r.Route, r.Cost = "a", "42", "Bearer k", "/api/{name}", 5
 			})},
 		{"headers that are not there", "tenant=acme&user_header=X-User&cost_header=C&api_key=", forwarded, put},
+		{"a header in several lines", "tenant=acme&user_header=X-User&api_key_header=X-Key", forwarded + "X-User: 41\nX-User: 42\nX-Key: j\nX-Key: k\n", with(func(r *events.Request) {
+			r.User, r.APIKey = "41,42", "j,k"
+		})},
 		{"a peek", "tenant=acme&cost=0", forwarded, with(func(r *events.Request) { r.Peek = true })},
 		{"nothing known but who asks", "tenant=acme", "", events.Request{Tenant: "acme", IP: netip.MustParseAddr("127.0.0.1")}},
 		{"a path in disguise", "tenant=acme", strings.Replace(forwarded, "/api/order", "/%61pi/%6Frder", 1), put},
-		{"a host in disguise", "tenant=acme", strings.Replace(forwarded, "example.org", "example.org.:443", 1), put},
+		{"a host in disguise", "tenant=acme", strings.Replace(forwarded, "example.org", "Example.org.:443", 1), put},
 		{"an IPv6 host", "tenant=acme", strings.Replace(forwarded, "shop.example.org", "[2001:db8::1]:443", 1), with(func(r *events.Request) { r.Host = "2001:db8::1" })},
 		{"an IPv6 host without a port", "tenant=acme", strings.Replace(forwarded, "shop.example.org", "[2001:db8::1]", 1), with(func(r *events.Request) { r.Host = "2001:db8::1" })},
 		{"a URL", "tenant=acme", strings.Replace(forwarded, "/api/order", "http://shop.example.org/api/order", 1), put},
@@ -84,6 +87,12 @@ func TestAuthRequest(t *testing.T) {
 		{"nginx, a way around", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "/free/.././%2e%2E//api/./order", 1), put},
 		{"nginx, a way around to a directory", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "/api/order//x/..", 1), with(func(r *events.Request) { r.Path = "/api/order/" })},
 		{"nginx, the root", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "//", 1), with(func(r *events.Request) { r.Path = "/" })},
+		{"nginx, another end", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "/api/order#/../../healthz", 1), put},
+		{"nginx, an end that is escaped", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order?id", "/api%23/order#x?id", 1), with(func(r *events.Request) { r.Path = "/api#/order" })},
+		{"nginx, a URL without a path", "tenant=acme&proxy=nginx", strings.Replace(original, "/api/order", "http://shop.example.org", 1), with(func(r *events.Request) { r.Path = "/" })},
+		{"caddy", "tenant=acme&proxy=caddy", forwarded, put},
+		{"caddy, a way around", "tenant=acme&proxy=caddy", strings.Replace(forwarded, "/api/order", "/free/.././%2e%2E//api/./order", 1), put},
+		{"caddy, no other end", "tenant=acme&proxy=caddy", strings.Replace(forwarded, "/api/order", "/free#/../../api/order", 1), put},
 		{"a broken escape", "tenant=acme", strings.Replace(forwarded, "/api/order", "/api/%zz", 1), with(func(r *events.Request) { r.Path = "/api/%zz" })},
 		{"NUL and what is not UTF-8", "tenant=acme&user_header=U", strings.Replace(forwarded, "/api/order", "/%00%ff", 1) + "U: \xff\n", with(func(r *events.Request) {
 			r.Path, r.User = "/\uFFFD\uFFFD", "\uFFFD"
@@ -145,11 +154,10 @@ func TestAuthRefuses(t *testing.T) {
 		{"tenant=a.b", "", "tenant", "1 to 64 characters of A-Z"},
 		{"tenant=acme&tenant=other", "", "query", "each parameter once"},
 		{"tenant=acme&usr=42", "", "query", "tenant, id, user, api_key, route, cost, each also with _header, or proxy"},
-		{"tenant=acme&proxy=apache", "", "proxy", "nginx, or nothing"},
+		{"tenant=acme&proxy=apache", "", "proxy", "nginx, caddy, or nothing"},
 		{"tenant=acme&cost=-1", "", "cost", "a whole number"},
 		{"tenant=acme&cost=all", "", "cost", "a whole number"},
 		{"tenant=acme&user=42&user_header=X-User", "", "user", "either user or user_header"},
-		{"tenant=acme&user_header=X-User", "X-User: 41\nX-User: 42", "user", "one header X-User"},
 		{"tenant=acme&id=" + strings.Repeat("x", 129), "", "id", "at most 128 bytes"},
 		{"tenant=acme;user=42", "", "query", "name=value"},
 		{"tenant=acme&user=%zz", "", "query", "name=value"},
@@ -177,16 +185,19 @@ func TestAuthRefuses(t *testing.T) {
 // refused, so nothing of it may be.
 func FuzzAuth(f *testing.F) {
 	f.Add("GET", "/", "example.org", "42", "198.51.100.7")
+	f.Add("GET", "/login#/../../healthz?", "Example.org.:443", "42", "[2001:db8::1]:80")
 	f.Add("\xff", "//%00?%", ":::", "a\x00b", "unknown,")
 	f.Add(strings.Repeat("x", 2000), strings.Repeat("é", 9000), strings.Repeat(".", 2000), strings.Repeat("%", 2000), "[::1%eth0]:80")
 	server := ingest.New(usual, deciding(allowed), func() bool { return true }, prometheus.NewRegistry(), zap.NewNop())
 	f.Fuzz(func(t *testing.T, method, uri, host, user, from string) {
-		r := httptest.NewRequest("GET", "/v1/auth?tenant=acme&user_header=X-User&api_key_header=X-User&route_header=X-Forwarded-Uri", nil)
-		r.Header = http.Header{"X-Forwarded-Method": {method}, "X-Forwarded-Uri": {uri}, "X-Forwarded-Host": {host}, "X-User": {user}, "X-Forwarded-For": {from}}
-		w := httptest.NewRecorder()
-		server.Handler().ServeHTTP(w, r)
-		if w.Code != 200 {
-			t.Errorf("%d %s", w.Code, w.Body)
+		for proxy, headers := range map[string]string{"": "X-Forwarded-", "caddy": "X-Forwarded-", "nginx": "X-Original-"} {
+			r := httptest.NewRequest("GET", "/v1/auth?tenant=acme&proxy="+proxy+"&user_header=X-User&api_key_header=X-User&route_header="+headers+"Uri", nil)
+			r.Header = http.Header{headers + "Method": {method}, headers + "Uri": {uri}, headers + "Host": {host}, "X-User": {user, from}, "X-Forwarded-For": {from}}
+			w := httptest.NewRecorder()
+			server.Handler().ServeHTTP(w, r)
+			if w.Code != 200 {
+				t.Errorf("proxy=%s: %d %s", proxy, w.Code, w.Body)
+			}
 		}
 	})
 }
