@@ -1,6 +1,7 @@
 // Package backtest tells what a policy would have done to the requests of
-// access logs: offline, at the logs' own times, decided by the code that the
-// limiter runs.
+// access logs, at the logs' own times, and to what a running system has recorded,
+// against what it decided then. It decides by the code that the limiter runs. And
+// it finds the limits that would have denied few.
 //
 // Requests are sorted by their time before the first is decided, so all of
 // them are held. A request takes 16 bytes, 20 while it is decided; what
@@ -18,6 +19,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weirhq/weir/internal/accesslog"
 	"github.com/weirhq/weir/internal/events"
@@ -44,6 +46,7 @@ type Backtest struct {
 	known    map[string]uint32 // what requests are charged, to the place of their group
 	badLines int64
 	bad      []BadLine
+	history  *history // nil for logs
 
 	matches policy.Matches // of the request under way, like the next
 	charged []byte
@@ -59,6 +62,9 @@ type arrival struct {
 // group is what requests have in common that are charged the same by the same
 // rules, or nothing for the same reason.
 type group struct {
+	count    int64 // requests that came together
+	then     then
+	reset    *events.Control // nothing else is set then
 	reason   events.Reason
 	charges  []policy.Charge // the enforced ones first
 	enforced int             // how many of them
@@ -83,12 +89,18 @@ func New(p *policy.Policy, tenant string) (*Backtest, error) {
 	if err := events.CheckToken("tenant", tenant); err != nil {
 		return nil, err
 	}
-	b := &Backtest{policy: p, tenant: tenant, places: map[*policy.Rule]int{}, known: map[string]uint32{}}
-	for i, r := range p.Rules(tenant) {
+	b := &Backtest{policy: p, places: map[*policy.Rule]int{}, known: map[string]uint32{}}
+	b.bind(tenant)
+	return b, nil
+}
+
+// bind says whose requests they are.
+func (b *Backtest) bind(tenant string) {
+	b.tenant = tenant
+	for i, r := range b.policy.Rules(tenant) {
 		b.places[r] = i
 		b.rules = append(b.rules, &rule{Rule: r, known: map[string]uint32{}})
 	}
-	return b, nil
 }
 
 // Read adds the requests of one log and reads it to its end. Lines that cannot
@@ -125,26 +137,37 @@ func (b *Backtest) Read(ctx context.Context, name string, log io.Reader) error {
 // Add adds one request, which is valid but for its tenant and gateway and has a
 // time. Its memory is not kept.
 func (b *Backtest) Add(r *events.Request) error {
-	if len(b.arrivals) == maxHeld {
-		return fmt.Errorf("want at most %d requests in all", maxHeld)
+	if err := b.room(); err != nil {
+		return err
 	}
 	request := *r
 	request.ID, request.Tenant, request.Gateway = "", b.tenant, gateway
-	at, place := request.Time.UnixMicro(), uint32(len(b.arrivals))
-	b.arrivals = append(b.arrivals, arrival{at: at, place: place, group: b.group(&request)})
+	b.arrive(request.Time, b.group(&request, request.Time, 1, nil))
 	return nil
 }
 
+func (b *Backtest) room() error {
+	if len(b.arrivals) == maxHeld {
+		return fmt.Errorf("want at most %d requests in all", maxHeld)
+	}
+	return nil
+}
+
+func (b *Backtest) arrive(at time.Time, group uint32) {
+	b.arrivals = append(b.arrivals, arrival{at: at.UnixMicro(), place: uint32(len(b.arrivals)), group: group})
+}
+
 // group returns the place of the group of requests that are charged like r is
-// at its time.
-func (b *Backtest) group(r *events.Request) uint32 {
+// at an instant. What was decided of it then is nil if it was not.
+func (b *Backtest) group(r *events.Request, at time.Time, count int64, decided *events.Decision) uint32 {
 	m := &b.matches
-	b.policy.Match(r, r.Time, m)
+	b.policy.Match(r, at, m)
 	b.describe(m)
+	b.describeThen(count, decided)
 	if place, ok := b.known[string(b.charged)]; ok {
 		return place
 	}
-	g := group{reason: m.Reason, charges: slices.Concat(m.Charges, m.Shadow), enforced: len(m.Charges)}
+	g := group{count: count, then: b.then(decided), reason: m.Reason, charges: slices.Concat(m.Charges, m.Shadow), enforced: len(m.Charges)}
 	for i := range g.charges {
 		c := &g.charges[i]
 		at := place{rule: b.places[c.Rule]}
@@ -153,10 +176,14 @@ func (b *Backtest) group(r *events.Request) uint32 {
 		c.Key = r.keys[at.key].Key
 		g.places = append(g.places, at)
 	}
-	here := uint32(len(b.groups))
-	b.groups = append(b.groups, g)
+	here := b.append(g)
 	b.known[string(b.charged)] = here
 	return here
+}
+
+func (b *Backtest) append(g group) (place uint32) {
+	b.groups = append(b.groups, g)
+	return uint32(len(b.groups) - 1)
 }
 
 // describe puts into b.charged all that a decision depends on.
@@ -172,6 +199,16 @@ func (b *Backtest) describe(m *policy.Matches) {
 			b.charged = binary.AppendUvarint(b.charged, uint64(len(c.Key)))
 			b.charged = append(b.charged, c.Key...)
 		}
+	}
+}
+
+// describeThen adds what it was that asked, and what was decided of it then.
+func (b *Backtest) describeThen(count int64, d *events.Decision) {
+	b.charged = binary.AppendVarint(b.charged, count)
+	b.charged = append(b.charged, verdict(d)...)
+	if d != nil && d.Verdict == events.Deny {
+		b.charged = append(binary.AppendUvarint(b.charged, uint64(len(d.Rule))), d.Rule...)
+		b.charged = append(b.charged, d.Key...)
 	}
 }
 

@@ -25,9 +25,16 @@ func (r *Report) WriteText(w io.Writer) error {
 		return err
 	}
 	for i := range r.Rules {
-		if err := r.keyTable(&b, &r.Rules[i]); err != nil {
+		keys := r.keyTable
+		if r.History != nil {
+			keys = r.changeTable
+		}
+		if err := keys(&b, &r.Rules[i]); err != nil {
 			return err
 		}
+	}
+	if err := r.thenTable(&b); err != nil {
+		return err
 	}
 	if r.BadLines > 0 {
 		fmt.Fprintf(&b, "\n%s%s:\n", counted(r.BadLines, "bad line"), cut(r.BadLines, len(r.Bad), ", the first %d"))
@@ -42,9 +49,22 @@ func (r *Report) WriteText(w io.Writer) error {
 func (r *Report) summary(b *bytes.Buffer) {
 	fmt.Fprintf(b, "%s of tenant %s, %s to %s UTC\n", counted(r.Requests, "request"), r.Tenant,
 		r.First.Format(time.DateTime), r.Last.Format(time.DateTime))
-	fmt.Fprintf(b, "%s admitted, %s denied (%s), %s exempt, %s without a rule; %s\n", grouped(r.Admitted),
-		grouped(r.Denied), share(r.Denied, r.Requests), grouped(r.Exempt), grouped(r.NoRule), counted(r.BadLines, "bad line"))
+	fmt.Fprintf(b, "%s admitted, %s denied (%s), %s exempt, %s without a rule; ", grouped(r.Admitted),
+		grouped(r.Denied), share(r.Denied, r.Requests), grouped(r.Exempt), grouped(r.NoRule))
+	if r.History == nil {
+		fmt.Fprintln(b, counted(r.BadLines, "bad line"))
+		return
+	}
+	fmt.Fprintf(b, "from %s\n", sources[r.Source])
+	fmt.Fprintf(b, "%s newly denied (%s), %s newly admitted (%s), %s as they were decided\n", grouped(r.NewlyDenied),
+		share(r.NewlyDenied, r.Requests), grouped(r.NewlyAdmitted), share(r.NewlyAdmitted, r.Requests), grouped(r.Same))
+	if r.Late > 0 {
+		fmt.Fprintf(b, "Left out: %s that came more than a window late\n", counted(r.Late, "report"))
+	}
 }
+
+// sources are what records may be read from, in words.
+var sources = map[string]string{"journal": "the journal", "postgres": "Postgres"}
 
 func (r *Report) ruleTable(b *bytes.Buffer) error {
 	if len(r.Rules) == 0 {
@@ -55,9 +75,16 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 	for i := range r.Rules {
 		others += r.Rules[i].DeniedByOthers
 	}
-	t := table{header: []string{"RULE", "LIMIT", "REQUESTS", "ADMITTED", "DENIED", "SHARE"}}
+	t := table{header: []string{"RULE", "LIMIT", "REQUESTS"}}
+	if r.History == nil {
+		t.header = append(t.header, "ADMITTED")
+	}
+	t.header = append(t.header, "DENIED", "SHARE")
 	if others > 0 {
 		t.header = append(t.header, "BY OTHERS")
+	}
+	if r.History != nil {
+		t.header = append(t.header, "NEWLY DENIED", "NEWLY ADMITTED")
 	}
 	t.header = append(t.header, "KEYS DENIED", "LIMIT FOR ALL")
 	for i := range r.Rules {
@@ -67,10 +94,16 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 		if rule.Shadow {
 			name += " (shadow)"
 		}
-		row := []string{name, rule.per(rule.Limit), grouped(requests), grouped(rule.Admitted),
-			grouped(rule.Denied), share(rule.Denied, requests)}
+		row := []string{name, rule.per(rule.Limit), grouped(requests)}
+		if r.History == nil {
+			row = append(row, grouped(rule.Admitted))
+		}
+		row = append(row, grouped(rule.Denied), share(rule.Denied, requests))
 		if others > 0 {
 			row = append(row, grouped(rule.DeniedByOthers))
+		}
+		if r.History != nil {
+			row = append(row, grouped(rule.NewlyDenied), grouped(rule.NewlyAdmitted))
 		}
 		enough := "any"
 		if rule.LimitForAll > 0 {
@@ -82,12 +115,70 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 	return t.write(b)
 }
 
+// moment is how the report shows when something was.
+func (r *Report) moment(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "-"
+	case r.First.Year() != r.Last.Year():
+		return t.Format(time.DateTime)
+	}
+	return t.Format("Jan _2 15:04:05")
+}
+
+// changeTable writes the rule's keys for which something changes.
+func (r *Report) changeTable(b *bytes.Buffer, rule *Rule) error {
+	if len(rule.Changed) == 0 {
+		return nil
+	}
+	t := table{header: []string{"KEY", "SAME", "NEWLY DENIED", "NEWLY ADMITTED", "FIRST DENIED", "LAST DENIED", "HIGHEST USE"}}
+	for i := range rule.Changed {
+		k := &rule.Changed[i]
+		t.rows = append(t.rows, []string{short(printable(k.Key)), grouped(k.Same), grouped(k.NewlyDenied), grouped(k.NewlyAdmitted),
+			r.moment(k.FirstNewlyDenied), r.moment(k.LastNewlyDenied), grouped(k.HighestUse)})
+	}
+	fmt.Fprintf(b, "\nRule %s %s%s:\n", rule.Rule, r.change(rule), cut(rule.KeysChanged, len(t.rows), ". The %d with the most changes"))
+	return t.write(b)
+}
+
+// change says to whom a rule changes something, and to whom first.
+func (r *Report) change(rule *Rule) string {
+	var parts []string
+	if rule.KeysNewlyDenied > 0 {
+		verb := "newly denies"
+		if rule.Shadow {
+			verb = "would newly deny"
+		}
+		parts = append(parts, fmt.Sprintf("%s %s, %s first at %s", verb, counted(rule.KeysNewlyDenied, "key"),
+			short(printable(rule.FirstKey)), r.moment(rule.FirstNewlyDenied)))
+	}
+	if rule.KeysNewlyAdmitted > 0 {
+		parts = append(parts, "admits more to "+counted(rule.KeysNewlyAdmitted, "key"))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// thenTable writes what was denied, by the rules that did it.
+func (r *Report) thenTable(b *bytes.Buffer) error {
+	if r.History == nil || len(r.Then) == 0 {
+		return nil
+	}
+	t := table{header: []string{"RULE", "DENIED THEN", "STILL DENIED", "NEWLY ADMITTED", "KEYS ADMITTED MORE"}}
+	for i := range r.Then {
+		w := &r.Then[i]
+		name := w.Rule
+		if name == "" {
+			name = "(none known)"
+		}
+		t.rows = append(t.rows, []string{name, grouped(w.Denied), grouped(w.Denied - w.NewlyAdmitted), grouped(w.NewlyAdmitted),
+			grouped(w.KeysNewlyAdmitted) + " of " + grouped(w.Keys)})
+	}
+	fmt.Fprintf(b, "\nWhat was denied then:\n")
+	return t.write(b)
+}
+
 // keyTable writes the rule's keys that were denied.
 func (r *Report) keyTable(b *bytes.Buffer, rule *Rule) error {
-	moment := "Jan _2 15:04:05"
-	if r.First.Year() != r.Last.Year() {
-		moment = time.DateTime
-	}
 	t := table{header: []string{"KEY", "ADMITTED", "DENIED", "FIRST DENIED", "LAST DENIED", "HIGHEST USE"}}
 	for i := range rule.Top {
 		k := &rule.Top[i]
@@ -95,7 +186,7 @@ func (r *Report) keyTable(b *bytes.Buffer, rule *Rule) error {
 			break
 		}
 		t.rows = append(t.rows, []string{short(printable(k.Key)), grouped(k.Admitted), grouped(k.Denied),
-			k.FirstDenied.Format(moment), k.LastDenied.Format(moment), grouped(k.HighestUse)})
+			r.moment(k.FirstDenied), r.moment(k.LastDenied), grouped(k.HighestUse)})
 	}
 	if len(t.rows) == 0 {
 		return nil

@@ -23,6 +23,12 @@ func (j *Journal) Since(ctx context.Context, e Extent, d time.Duration) (uint64,
 			return 0, err
 		}
 	}
+	return j.After(ctx, e, last.Add(-d))
+}
+
+// After returns the sequence of the first block that was decided at a time or
+// later, as Since tells it; the last block's if all were decided before.
+func (j *Journal) After(ctx context.Context, e Extent, after time.Time) (uint64, error) {
 	low, high := e.First, e.Last // all before low were decided before
 	for low < high {
 		mid := low + (high-low)/2
@@ -33,7 +39,7 @@ func (j *Journal) Since(ctx context.Context, e Extent, d time.Duration) (uint64,
 				return 0, err
 			}
 		}
-		if !at.IsZero() && at.Before(last.Add(-d)) {
+		if !at.IsZero() && at.Before(after) {
 			low = seq
 		} else {
 			high = mid

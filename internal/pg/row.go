@@ -126,12 +126,15 @@ func appendControl(dst []byte, id idgen.ID, stored time.Time, c *events.Control)
 	return b
 }
 
-// overrideAttrs is what the columns do not say of an override.
+// overrideMore is what the columns do not say of an override.
+type overrideMore struct {
+	WindowMS int64     `json:"window_ms"`
+	Until    time.Time `json:"until"`
+}
+
+// overrideAttrs is an override's attrs.
 func overrideAttrs(c *events.Control) string {
-	text, err := json.Marshal(struct {
-		WindowMS int64     `json:"window_ms"`
-		Until    time.Time `json:"until"`
-	}{c.WindowMS, c.Until})
+	text, err := json.Marshal(overrideMore{c.WindowMS, c.Until})
 	if err != nil {
 		panic("pg: " + err.Error()) // plain data, read from JSON
 	}
