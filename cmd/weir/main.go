@@ -19,6 +19,7 @@ type commands struct {
 	Up       upCommand       `cmd:"" help:"Run everything in one process: NATS, Postgres, ingest, limiter and writer."`
 	Check    checkCommand    `cmd:"" help:"Ask for one decision."`
 	Backtest backtestCommand `cmd:"" help:"Tell what a policy would have done to access logs, or to what is recorded."`
+	Suggest  suggestCommand  `cmd:"" help:"Find limits that would have denied few, from what is recorded."`
 	Replay   replayCommand   `cmd:"" help:"Send the requests of access logs through a running system."`
 	Tail     tailCommand     `cmd:"" help:"Follow an access log, and tell of its requests and what became of them."`
 	Query    queryCommand    `cmd:"" help:"Ask about the stored requests."`

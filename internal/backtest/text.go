@@ -116,11 +116,14 @@ func (r *Report) ruleTable(b *bytes.Buffer) error {
 }
 
 // moment is how the report shows when something was.
-func (r *Report) moment(t time.Time) string {
+func (r *Report) moment(t time.Time) string { return moment(t, r.First.Year() != r.Last.Year()) }
+
+// moment shows when something was, with the year where that may not be clear.
+func moment(t time.Time, years bool) string {
 	switch {
 	case t.IsZero():
 		return "-"
-	case r.First.Year() != r.Last.Year():
+	case years:
 		return t.Format(time.DateTime)
 	}
 	return t.Format("Jan _2 15:04:05")
@@ -208,19 +211,23 @@ func (r *Rule) per(limit int64) string {
 	case policy.Unlimited:
 		return "unlimited"
 	}
-	window := time.Duration(r.WindowMS) * time.Millisecond
+	return per(grouped(limit), time.Duration(r.WindowMS)*time.Millisecond)
+}
+
+// per words a number of units in a window.
+func per(limit string, window time.Duration) string {
 	for _, unit := range []struct {
 		name   string
 		length time.Duration
 	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"min", time.Minute}, {"s", time.Second}} {
 		switch {
 		case window == unit.length:
-			return grouped(limit) + "/" + unit.name
+			return limit + "/" + unit.name
 		case window%unit.length == 0:
-			return fmt.Sprintf("%s per %d%s", grouped(limit), window/unit.length, unit.name[:1])
+			return fmt.Sprintf("%s per %d%s", limit, window/unit.length, unit.name[:1])
 		}
 	}
-	return fmt.Sprintf("%s per %v", grouped(limit), window)
+	return fmt.Sprintf("%s per %v", limit, window)
 }
 
 // table is a table whose first column is text and whose others are figures.
