@@ -87,11 +87,11 @@ func (c *backtestCommand) decideHistory(ctx context.Context, p *policy.Policy, o
 	}
 	defer end()
 	if err := source.Read(ctx, whole, b.Record); err != nil {
-		return nil, err
+		return nil, advise(err, c.Tenant, span)
 	}
 	report, err := b.Decide(ctx, c.Top)
 	if err != nil {
-		return nil, explainEmpty(err, c.Tenant, span)
+		return nil, advise(err, c.Tenant, span)
 	}
 	report.Source, report.From, report.Until = source.Name(), span.From, span.Until
 	return report, nil

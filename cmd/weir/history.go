@@ -113,8 +113,11 @@ func (f *historyFlags) journal(ctx context.Context, nc *nats.Conn, span history.
 	return j, begins, err
 }
 
-// explainEmpty says what to do about a history that has nothing.
-func explainEmpty(err error, tenant string, span history.Span) error {
+// advise says what to do about a history that has nothing, or too much.
+func advise(err error, tenant string, span history.Span) error {
+	if several, ok := errors.AsType[*backtest.TenantsError](err); ok {
+		return fmt.Errorf("%w: say --tenant", several)
+	}
 	if !errors.Is(err, backtest.ErrEmpty) {
 		return err
 	}

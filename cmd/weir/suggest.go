@@ -64,7 +64,7 @@ func (c *suggestCommand) Run(ctx context.Context, out console) error {
 		return source.Read(ctx, whole, each)
 	})
 	if err != nil {
-		return explainEmpty(err, c.Tenant, span)
+		return advise(err, c.Tenant, span)
 	}
 	s.Source, s.From, s.Until = source.Name(), span.From, span.Until
 	switch {

@@ -319,7 +319,7 @@ func TestHistoryOfTheOnlyTenant(t *testing.T) {
 	if err := b.Record(&past.records[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Record(&past.records[1]); err == nil || !strings.Contains(err.Error(), "of one tenant, found those of acme and beta: say --tenant") {
+	if err := b.Record(&past.records[1]); err == nil || !strings.Contains(err.Error(), "of one tenant, found those of acme and beta") {
 		t.Errorf("got %v", err)
 	}
 	r, err := b.Decide(t.Context(), 1)

@@ -3,6 +3,7 @@ package backtest
 import (
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/internal/events"
@@ -15,6 +16,13 @@ const (
 	// maxRecent bounds the ids that are known, in each of two generations.
 	maxRecent = 1 << 17
 )
+
+// TenantsError says that a history of whatever tenant there is has several.
+type TenantsError struct{ One, Other string }
+
+func (e *TenantsError) Error() string {
+	return fmt.Sprintf("want the requests of one tenant, found those of %s and %s", e.One, e.Other)
+}
 
 // past tells what the records of one tenant say was asked.
 type past struct {
@@ -40,10 +48,10 @@ func (p *past) asked(r *events.Record) (at time.Time, count int64, err error) {
 	}
 	q, d := &r.Request, &r.Decision
 	if p.tenant == "" {
-		p.tenant = q.Tenant
+		p.tenant = strings.Clone(q.Tenant)
 	}
 	if q.Tenant != p.tenant {
-		return at, 0, fmt.Errorf("want the requests of one tenant, found those of %s and %s: say --tenant", p.tenant, q.Tenant)
+		return at, 0, &TenantsError{p.tenant, strings.Clone(q.Tenant)}
 	}
 	at, count = d.DecidedAt, max(q.Count, 1)
 	if own := q.Time; q.Verdict != "" && own.Before(at) && at.Sub(own) <= ownTime {
