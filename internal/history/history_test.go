@@ -309,8 +309,9 @@ func TestBegins(t *testing.T) {
 	}
 }
 
-// What a backtest of many recorded requests takes, reading included.
-func BenchmarkBacktest(b *testing.B) {
+// What many recorded requests take, reading included: a backtest of three rules, and
+// limits by one key for three windows.
+func BenchmarkHistory(b *testing.B) {
 	const blocks, each = 400, 500
 	e := newEnv(b)
 	began := e.now
@@ -319,10 +320,28 @@ func BenchmarkBacktest(b *testing.B) {
 	}
 	p := parse(b, 4)
 	span := history.Span{Tenant: "acme", From: began.Add(-time.Hour), Until: e.now}
-	for b.Loop() {
-		if r := run(b, e.source, p, span, began); r.Requests < blocks*each/2 {
-			b.Fatalf("%d requests", r.Requests)
-		}
+	c := backtest.SuggestConfig{Tenant: "acme", From: began, By: []string{"user"}, Share: 0.001,
+		Windows: []time.Duration{time.Second, time.Minute, time.Hour}}
+	for name, requests := range map[string]func() int64{
+		"backtest": func() int64 { return run(b, e.source, p, span, began).Requests },
+		"suggest": func() int64 {
+			s, err := backtest.Suggest(b.Context(), c, func(ctx context.Context, each func(*events.Record) error) error {
+				return e.source.Read(ctx, span, each)
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return s.Requests
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if n := requests(); n < blocks*each/2 {
+					b.Fatalf("%d requests", n)
+				}
+			}
+			b.ReportMetric(blocks*each*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+		})
 	}
-	b.ReportMetric(blocks*each*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
