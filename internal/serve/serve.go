@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,9 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10         // more than proxies take by default: they pass on the end users' headers
 	drainTimeout      = 15 * time.Second // what was read is answered
+	// leaveTimeout is how long clients that keep their connections are told with
+	// each answer to leave: one that is closed may have the next request on it.
+	leaveTimeout = 250 * time.Millisecond
 )
 
 // Listen binds host:port, and serves TLS there if the guard has certificates. An
@@ -60,8 +64,14 @@ func loopback(host string) bool {
 // Run serves on the listener, which it closes, until ctx ends; then it answers
 // what it has taken and returns nil.
 func Run(ctx context.Context, listener net.Listener, handler http.Handler, log *zap.Logger) error {
+	var leave atomic.Bool
 	server := &http.Server{
-		Handler:           handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if leave.Load() {
+				w.Header().Set("Connection", "close")
+			}
+			handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -71,6 +81,8 @@ func Run(ctx context.Context, listener net.Listener, handler http.Handler, log *
 	}
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
+		leave.Store(true)
+		time.Sleep(leaveTimeout)
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
 		drained <- server.Shutdown(drain)

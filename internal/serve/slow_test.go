@@ -60,6 +60,35 @@ func mustRun(t *testing.T, handler http.HandlerFunc) pipes {
 	return p
 }
 
+// Who keeps a connection is told to leave with an answer, and not cut off with the
+// next request under way.
+func TestKeptConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pipes{make(chan net.Conn), make(chan struct{})}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		ended := make(chan error, 1)
+		go func() { ended <- serve.Run(ctx, p, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), zap.NewNop()) }()
+		conn := p.dial()
+		defer conn.Close()
+		answers := bufio.NewReader(conn)
+		for _, wantClose := range []bool{false, true} {
+			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: weir\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			answer, err := http.ReadResponse(answers, nil)
+			if err != nil || answer.Close != wantClose {
+				t.Fatalf("%v, %v; want it to tell to leave: %v", answer, err, wantClose)
+			}
+			stop()
+			synctest.Wait()
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Whoever sends slowly, or does not read, is cut off.
 func TestSlowClients(t *testing.T) {
 	for _, tt := range []struct {
