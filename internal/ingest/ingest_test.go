@@ -54,8 +54,9 @@ func deciding(d events.Decision) standIn {
 			if err := r.Validate(); err != nil {
 				return events.Decision{}, err
 			}
-			d.ID = r.ID
-			return d, nil
+			decision := d // asked by many at once
+			decision.ID = r.ID
+			return decision, nil
 		},
 		report:  func(context.Context, ...events.Request) error { return nil },
 		outcome: func(context.Context, ...events.Outcome) error { return nil },
