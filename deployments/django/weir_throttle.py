@@ -60,9 +60,10 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.admindocs.views import simplify_regex
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import DisallowedHost, ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
+from django.http.request import split_domain_port
 from django.utils.decorators import sync_and_async_middleware
 from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle
@@ -154,7 +155,7 @@ class WeirThrottle(BaseThrottle):
             "id": uuid.uuid4().hex,
             "tenant": _weir.config.tenant,
             "method": _text(request.method, MAX_NAME),
-            "host": _text(request.META.get("HTTP_HOST", ""), MAX_NAME),
+            "host": _text(_host(request), MAX_NAME),
             "path": _text(request.path, MAX_PATH),
         }
         if _authenticated(request):
@@ -442,6 +443,15 @@ def _scopes(request: Request, view: APIView) -> List[str]:
             if scope and scope not in scopes:
                 scopes.append(scope)
     return scopes
+
+
+def _host(request: Request) -> str:
+    """Return the host without what may be written in several ways."""
+    try:
+        host = request.get_host()
+    except DisallowedHost:  # for the project to refuse
+        host = request.META.get("HTTP_HOST", "")
+    return (split_domain_port(host)[0] or host).strip("[]")
 
 
 def _address(text: str) -> Optional[str]:
