@@ -1,10 +1,10 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -105,13 +105,12 @@ func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // request is what is asked. What the client may choose is made fit: what cannot
 // be asked about must not be a way around the limits.
 func (l *limited) request(r *http.Request) Request {
-	host := url.URL{Host: r.Host}
 	request := Request{
 		Tenant: l.config.Tenant,
 		IP:     l.config.Proxies.Client(r.RemoteAddr, r.Header),
 		Method: r.Method,
-		Host:   strings.TrimSuffix(host.Hostname(), "."),
-		Path:   r.URL.Path,
+		Host:   events.Host(r.Host),
+		Path:   cmp.Or(r.URL.Path, "/"), // of http://example.org?x it is empty
 		Route:  l.route(r),
 	}
 	if l.config.Describe != nil {

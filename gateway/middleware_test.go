@@ -177,7 +177,7 @@ func TestRoute(t *testing.T) {
 	outer.Handle("/in/", limit(inner))
 	outer.Handle("/out/{y...}", limit(nothing))
 	outer.Handle("example.org/", limit(nothing))
-	for _, target := range []string{"http://[::1]:80/in/1", "http://example.org.:80/in/1/2", "/out/1", "http://example.org/1"} {
+	for _, target := range []string{"http://[::1]:80/in/1", "http://Example.org.:80/in/1/2", "/out/1", "http://example.org/1"} {
 		serve(outer, httptest.NewRequest("GET", target, nil))
 	}
 	serve(limit(nothing), httptest.NewRequest("GET", "/alone", nil))

@@ -92,7 +92,10 @@ func TestLines(t *testing.T) {
 		"binary": {start + time05 + `"\x16\x03\x01\x00?secret" 400 12`, base(func(r *events.Request) {
 			r.Method, r.Path, r.Status, r.Attrs = "", "", 400, "{\"request_line\":\"\uFFFD\uFFFD\uFFFD\uFFFD\"}"
 		})},
-		"to a proxy":        {start + time05 + `"GET http://user:pw@host:81/a?b HTTP/1.1" 200 12`, base(func(r *events.Request) { r.Host = "host:81" })},
+		"to a proxy":         {start + time05 + `"GET http://user:pw@host:81/a?b HTTP/1.1" 200 12`, base(func(r *events.Request) { r.Host = "host" })},
+		"a path in disguise": {start + time05 + `"GET /x/..//%61?b HTTP/1.1" 200 12`, base(func(*events.Request) {})},
+		"a host in disguise": {`{"msec":"1431857103.000","remote_addr":"192.0.2.7","method":"GET","uri":"/a","host":"Example.ORG.:443","status":200,"bytes_sent":12}`,
+			base(func(r *events.Request) { r.Host = "example.org" })},
 		"nginx time":        {start + time05 + `"GET /a HTTP/1.1" 200 12 "-" "-" "203.0.113.9, 10.0.0.1" 0.123`, base(func(r *events.Request) { r.LatencyUS = 123000 })},
 		"forwarded for":     {start + time05 + `"GET /a HTTP/1.1" 200 12 "-" "-" "203.0.113.9"`, base(func(*events.Request) {})},
 		"Windows line ends": {start + time05 + "\"GET /a HTTP/1.1\" 200 12\r\n", base(func(*events.Request) {})},

@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"strconv"
@@ -63,12 +64,8 @@ func (e *entry) request() (r events.Request, err error) {
 		}
 	}
 	r.Method = events.Cut(method, events.MaxName)
-	r.Host = events.Cut(e.host, events.MaxName)
-	host, path := splitURL(url)
-	if host != "" {
-		r.Host = events.Cut(host, events.MaxName)
-	}
-	r.Path = events.Cut(path, events.MaxPath)
+	r.Host = events.Cut(events.Host(cmp.Or(hostOf(url), e.host)), events.MaxName)
+	r.Path = events.Cut(events.Resolve(events.Path(beforeQuery(url))), events.MaxPath)
 	r.User = events.Cut(e.user, events.MaxName)
 	if r.IP = address(e.client); !r.IP.IsValid() {
 		a.ClientHost = clean(e.client, maxOdd)
@@ -130,17 +127,15 @@ func splitRequest(line string) (method, url string, ok bool) {
 	return method, url, true
 }
 
-// splitURL returns the path of a URL, without its query, and the host where
-// the URL names one, as in a request to a proxy.
-func splitURL(url string) (host, path string) {
-	path = beforeQuery(url)
+// hostOf returns the host of a URL that names one, as in a request to a proxy.
+func hostOf(url string) string {
 	for _, scheme := range []string{"http://", "https://"} {
-		if rest, ok := strings.CutPrefix(path, scheme); ok {
-			host, path, _ = strings.Cut(rest, "/")
-			return host[strings.LastIndexByte(host, '@')+1:], "/" + path
+		if rest, ok := strings.CutPrefix(beforeQuery(url), scheme); ok {
+			host, _, _ := strings.Cut(rest, "/")
+			return host[strings.LastIndexByte(host, '@')+1:]
 		}
 	}
-	return "", path
+	return ""
 }
 
 // address reads an IP address, also one in brackets or with a zone.
