@@ -5,6 +5,7 @@ import (
 	"time"
 
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -22,6 +23,7 @@ type rateLimits struct {
 	gateway decider
 	metrics *metrics
 	headers answer.Headers // that tell of a limit
+	log     *zap.Logger
 }
 
 // ShouldRateLimit answers with an error only if there is nothing to say of the
@@ -42,6 +44,8 @@ func (s *rateLimits) ShouldRateLimit(ctx context.Context, asked *rls.RateLimitRe
 	case err == nil:
 	case ctx.Err() != nil:
 		return nil, status.FromContextError(ctx.Err()).Err()
+	case status.Code(err) == codes.Internal:
+		return nil, err
 	default:
 		return nil, status.Error(codes.Unavailable, "No decision can be asked for: "+err.Error()+".")
 	}
@@ -61,7 +65,10 @@ func (s *rateLimits) decide(ctx context.Context, requests []events.Request) ([]e
 	}
 	var asking errgroup.Group
 	for i := range requests {
-		asking.Go(func() error { return s.check(ctx, requests[i], &decisions[i]) })
+		asking.Go(func() (err error) {
+			defer rescue(s.log, &err)
+			return s.check(ctx, requests[i], &decisions[i])
+		})
 	}
 	return decisions, asking.Wait()
 }

@@ -11,6 +11,7 @@ import (
 	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -48,10 +49,10 @@ func (s *Server) serveGRPC(ctx context.Context, listener net.Listener, guard *ac
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdleTimeout, Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAtMostEvery, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
-		grpc.ChainUnaryInterceptor(s.count, admitCalls(guard)),
-		grpc.ChainStreamInterceptor(admitStreams(guard), until(draining)),
+		grpc.ChainUnaryInterceptor(s.count, rescueCalls(s.log), admitCalls(guard)),
+		grpc.ChainStreamInterceptor(rescueStreams(s.log), admitStreams(guard), until(draining)),
 	)
-	rls.RegisterRateLimitServiceServer(server, &rateLimits{gateway: s.gateway, metrics: s.metrics, headers: s.config.Headers})
+	rls.RegisterRateLimitServiceServer(server, &rateLimits{gateway: s.gateway, metrics: s.metrics, headers: s.config.Headers, log: s.log})
 	state := health.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, state)
 	reflection.Register(server)
@@ -112,6 +113,28 @@ func (s *Server) count(ctx context.Context, request any, info *grpc.UnaryServerI
 	}
 	s.metrics.calls.WithLabelValues(info.FullMethod, code).Inc()
 	return response, err
+}
+
+// rescue makes an error of a panic, which else would end the whole edge.
+func rescue(log *zap.Logger, err *error) {
+	if p := recover(); p != nil {
+		log.Error("a call has panicked", zap.Any("panic", p), zap.Stack("stack"))
+		*err = status.Error(codes.Internal, "This is a bug of Weir's, whose log says more.")
+	}
+}
+
+func rescueCalls(log *zap.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+		defer rescue(log, &err)
+		return handler(ctx, request)
+	}
+}
+
+func rescueStreams(log *zap.Logger) grpc.StreamServerInterceptor {
+	return func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+		defer rescue(log, &err)
+		return handler(server, stream)
+	}
 }
 
 // until ends streams, all of which follow something, when the server is told to

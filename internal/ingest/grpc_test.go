@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	rls "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -144,6 +145,31 @@ func TestGRPCDrain(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A bug in one call is the end of that call alone.
+func TestGRPCPanics(t *testing.T) {
+	s := deciding(allowed)
+	decide := s.check
+	s.check = func(ctx context.Context, r events.Request) (events.Decision, error) {
+		if r.User == "bug" {
+			panic("a bug")
+		}
+		return decide(ctx, r)
+	}
+	c := mustCall(t, s, always)
+	bug, user := descriptor("user", "bug"), descriptor("user", "a")
+	for _, request := range []*rls.RateLimitRequest{shouldLimit("acme", bug), shouldLimit("acme", user, bug)} {
+		if got, _ := c.ask(t, request); !strings.HasPrefix(got, "Internal: This is a bug") {
+			t.Errorf("got %s", got)
+		}
+	}
+	if got := c.counted(t, answered, "code", "Internal"); got != 2 {
+		t.Errorf("counted %v", got)
+	}
+	if got, _ := c.ask(t, shouldLimit("acme", user)); !strings.HasPrefix(got, "OK") {
+		t.Errorf("afterwards: %s", got)
 	}
 }
 
