@@ -58,12 +58,16 @@ type upCommand struct {
 
 // Run runs the whole system until ctx ends or a part of it fails.
 func (c *upCommand) Run(ctx context.Context, out console) (err error) {
+	proxies, err := gateway.ParseProxies(c.Proxies)
+	if err != nil {
+		return fmt.Errorf("--trusted-proxies: %w", err)
+	}
 	log := consoleLog(out.err, c.Verbose)
 	dir, err := embedded.OpenDir(c.Data)
 	if err != nil {
 		return err
 	}
-	u := up{upCommand: c, log: log, dir: dir, registry: service.Registry()}
+	u := up{upCommand: c, proxies: proxies, log: log, dir: dir, registry: service.Registry()}
 	u.closers = append(u.closers, dir.Close)
 	defer func() { err = errors.Join(err, u.close()) }()
 	if err := u.open(ctx); err != nil {
@@ -78,6 +82,7 @@ func (c *upCommand) Run(ctx context.Context, out console) (err error) {
 // up is the whole system in one process.
 type up struct {
 	*upCommand
+	proxies  gateway.Proxies
 	log      *zap.Logger
 	dir      *embedded.Dir
 	registry *prometheus.Registry
@@ -227,10 +232,6 @@ func (u *up) openLimiter(ctx context.Context) error {
 }
 
 func (u *up) openIngest(ctx context.Context) error {
-	proxies, err := gateway.ParseProxies(u.Proxies)
-	if err != nil {
-		return fmt.Errorf("--trusted-proxies: %w", err)
-	}
 	nc, _, err := u.connect(ctx, "weir-ingest")
 	if err != nil {
 		return err
@@ -240,7 +241,7 @@ func (u *up) openIngest(ctx context.Context) error {
 		return err
 	}
 	u.opened(u.client.Close)
-	u.edge = ingest.New(ingest.Config{Headers: u.Headers, Proxies: proxies}, u.client, nc.IsConnected, u.registry, u.log)
+	u.edge = ingest.New(ingest.Config{Headers: u.Headers, Proxies: u.proxies}, u.client, nc.IsConnected, u.registry, u.log)
 	return nil
 }
 

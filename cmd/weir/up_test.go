@@ -343,6 +343,7 @@ func TestUpRefusesKindly(t *testing.T) {
 		{"postgres port taken", []string{"--postgres-addr", at}, "--postgres-addr: "},
 		{"not loopback", []string{"--http-addr", "0.0.0.0:0"}, "--insecure"},
 		{"grpc not loopback", []string{"--grpc-addr", ":0"}, "--grpc-addr: want a loopback host"},
+		{"proxies, before anything is opened", []string{"--trusted-proxies", "some", "--data", file}, "--trusted-proxies: proxies: want"},
 		{"data is a file", []string{"--data", file}, file},
 		{"another version", []string{"--data", other}, `has layout "99", this program reads layout "1"`},
 		{"no such policy", []string{"--policy", "nowhere.yaml"}, "nowhere.yaml"},
