@@ -21,7 +21,7 @@ func TestChecksUnderWayAreAnswered(t *testing.T) {
 	nc := testenv.Connect(t, url)
 	names := events.Names{Prefix: events.DefaultPrefix}
 	const checks = 20
-	asked := make(chan *nats.Msg, checks)
+	asked := make(chan *nats.Msg, 100*checks)
 	if _, err := nc.ChanSubscribe(names.Checks(0), asked); err != nil {
 		t.Fatal(err)
 	}
@@ -46,9 +46,14 @@ func TestChecksUnderWayAreAnswered(t *testing.T) {
 			resp.Body.Close()
 		}()
 	}
-	waiting := make([]*nats.Msg, checks)
-	for i := range waiting {
-		waiting[i] = <-asked
+	waiting := make(map[string]*nats.Msg, checks) // by id: who waits for long asks again
+	for len(waiting) < checks {
+		m := <-asked
+		r, err := events.DecodeRequest(m.Data, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting[r.ID] = m
 	}
 	stop()
 	testenv.Eventually(t, 10*time.Second, func() error { // nothing new is taken
@@ -57,16 +62,12 @@ func TestChecksUnderWayAreAnswered(t *testing.T) {
 		}
 		return nil
 	})
-	for _, m := range waiting {
+	for id, m := range waiting {
 		from, err := names.ParseOrigin(m.Subject)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := events.DecodeRequest(m.Data, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := events.Decision{ID: r.ID, Verdict: events.Deny, Reason: events.ReasonRule, Rule: "r", RetryAfterMS: 1}
+		d := events.Decision{ID: id, Verdict: events.Deny, Reason: events.ReasonRule, Rule: "r", RetryAfterMS: 1}
 		if err := nc.Publish(names.Decision(d.Verdict, from.Tenant, from.Gateway), events.AppendDecision(nil, &d)); err != nil {
 			t.Fatal(err)
 		}
