@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/bus"
+	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/ingest"
 	"github.com/weirhq/weir/internal/serve"
 	"github.com/weirhq/weir/internal/service"
@@ -49,7 +51,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return fmt.Errorf("say --gateway: %w", err)
 		}
-		f.Gateway = ingest.GatewayName(host)
+		f.Gateway = cmp.Or(events.Token(host), "ingest")
 	}
 	config := gateway.Config{Name: f.Gateway, Prefix: f.Prefix, Shards: f.Shards, Timeout: f.Timeout}
 	if f.OnError != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/weirhq/weir/gateway"
 	"github.com/weirhq/weir/internal/accesslog"
-	"github.com/weirhq/weir/internal/ingest"
+	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/tail"
 )
 
@@ -34,7 +34,7 @@ func (c *tailCommand) Run(ctx context.Context, out console) error {
 		if err != nil {
 			return fmt.Errorf("--gateway: %w", err)
 		}
-		name = ingest.GatewayName("tail-" + host)
+		name = events.Token("tail-" + host)
 	}
 	nc, err := c.connect(ctx, c.dataFlag)
 	if err != nil {

@@ -218,11 +218,26 @@ func CheckToken(field, s string) error {
 func checkToken(field, s string) *FieldError {
 	ok := s != "" && len(s) <= maxToken
 	for i := 0; ok && i < len(s); i++ {
-		c := s[i]
-		ok = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
+		ok = inToken(rune(s[i]))
 	}
 	if !ok {
 		return &FieldError{Field: field, Value: s, Want: "1 to 64 characters of A-Z a-z 0-9 _ -"}
 	}
 	return nil
+}
+
+func inToken(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
+}
+
+// Token makes of a text, such as a host's name, what can stand for a tenant or a
+// gateway in a subject, unless it is empty.
+func Token(text string) string {
+	token := strings.Map(func(c rune) rune {
+		if inToken(c) {
+			return c
+		}
+		return '-'
+	}, text)
+	return token[:min(len(token), maxToken)]
 }

@@ -144,3 +144,14 @@ func TestShard(t *testing.T) {
 		}
 	})
 }
+
+func TestToken(t *testing.T) {
+	for text, want := range map[string]string{
+		"shop-1": "shop-1", "shop_1.eu.example.org": "shop_1-eu-example-org", "é": "-", "\xff.": "--",
+		strings.Repeat("x", 70): strings.Repeat("x", 64),
+	} {
+		if got := events.Token(text); got != want || events.CheckToken("gateway", got) != nil {
+			t.Errorf("of %q: %q, want %q", text, got, want)
+		}
+	}
+}

@@ -87,6 +87,9 @@ func report(payload []byte, strict bool, grant *access.Grant) (events.Request, e
 	return r, validate(r)
 }
 
+// someName stands for the gateway's own, which is filled in later.
+const someName = "ingest"
+
 // validate finds what the gateway's client would. Who the gateway is, and the
 // API key's hash, are the client's to put in.
 func validate(r events.Request) error {

@@ -42,25 +42,6 @@ type decider interface {
 	Overflow() int64
 }
 
-// GatewayName makes the name of a gateway from that of its host.
-func GatewayName(host string) string {
-	name := []byte(host[:min(len(host), maxGatewayName)])
-	for i, c := range name {
-		if events.CheckToken("gateway", string(c)) != nil {
-			name[i] = '-'
-		}
-	}
-	if len(name) == 0 {
-		return someName
-	}
-	return string(name)
-}
-
-const (
-	maxGatewayName = 64       // bytes that fit a subject
-	someName       = "ingest" // that fits
-)
-
 // Server is the edge. Make it with New.
 type Server struct {
 	config  Config

@@ -228,14 +228,3 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 		}
 	}
 }
-
-func TestGatewayName(t *testing.T) {
-	for host, want := range map[string]string{
-		"shop-1": "shop-1", "shop_1.eu.example.org": "shop_1-eu-example-org", "": "ingest", "é": "--",
-		strings.Repeat("x", 70): strings.Repeat("x", 64),
-	} {
-		if got := ingest.GatewayName(host); got != want || events.CheckToken("gateway", got) != nil {
-			t.Errorf("of %q: %q, want %q", host, got, want)
-		}
-	}
-}

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -194,7 +193,7 @@ func (t *tail) tell(s *source, line text) error {
 	r := l.Request
 	r.Tenant, r.Gateway = t.Tenant, t.Gateway
 	if l.Tenant != "" {
-		r.Tenant = token(l.Tenant)
+		r.Tenant = events.Token(l.Tenant) // such as a host
 	}
 	switch r.ID = l.Asked; {
 	case l.Asked == "":
@@ -220,17 +219,6 @@ func (t *tail) tell(s *source, line text) error {
 	}
 	t.batch.reports = append(t.batch.reports, r)
 	return nil
-}
-
-// token makes a tenant of what a log says, such as a host.
-func token(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '_' || r == '-' {
-			return r
-		}
-		return '-'
-	}, s)
-	return s[:min(len(s), 64)]
 }
 
 // store tells the batch for as long as it takes, and returns whether that is done:
