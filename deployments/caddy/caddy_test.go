@@ -37,7 +37,7 @@ type edge struct {
 	broken atomic.Bool
 }
 
-func mustEdge(t *testing.T) (*edge, *nats.Conn) {
+func mustEdge(t *testing.T, headers answer.Headers) (*edge, *nats.Conn) {
 	t.Helper()
 	nc := testenv.Connect(t, testenv.NATS(t))
 	limitertest.Start(t, nc)
@@ -50,7 +50,7 @@ func mustEdge(t *testing.T) (*edge, *nats.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := ingest.Config{Headers: answer.AllHeaders, Proxies: proxies}
+	config := ingest.Config{Headers: headers, Proxies: proxies}
 	handler := ingest.New(config, client, nc.IsConnected, prometheus.NewRegistry(), zap.NewNop()).Handler()
 	e := &edge{}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +163,7 @@ func send(t *testing.T, method, url, body string, header http.Header) (int, http
 }
 
 func TestCaddy(t *testing.T) {
-	weir, nc := mustEdge(t)
+	weir, nc := mustEdge(t, answer.AllHeaders)
 	a := mustApp(t)
 	url := mustCaddy(t, weir.URL, a.URL) // has asked once
 
@@ -221,6 +221,27 @@ func TestCaddy(t *testing.T) {
 	weir.Close()
 	if code, _, body := send(t, "POST", url+"/away", "hello", nil); code != 200 || body != "POST /away hello" {
 		t.Errorf("Weir is away: %d %s", code, body)
+	}
+}
+
+// Clients are told of limits in the headers that Weir sends.
+func TestHeadersAreChosen(t *testing.T) {
+	fields := map[string]answer.Headers{
+		"X-RateLimit-Limit": answer.XRateLimit, "X-RateLimit-Remaining": answer.XRateLimit, "X-RateLimit-Reset": answer.XRateLimit,
+		"RateLimit": answer.IETF, "RateLimit-Policy": answer.IETF,
+	}
+	for _, headers := range []answer.Headers{0, answer.XRateLimit, answer.IETF, answer.AllHeaders} {
+		weir, _ := mustEdge(t, headers)
+		url := mustCaddy(t, weir.URL, mustApp(t).URL)
+		code, header, _ := send(t, "GET", url+"/", "", nil)
+		if code != 200 {
+			t.Errorf("%d", code)
+		}
+		for name, kind := range fields {
+			if got := header.Get(name); (got != "") != (headers&kind != 0) || strings.Contains(got, "{") {
+				t.Errorf("of kinds %d: %s is %q", headers, name, got)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package answer
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"strings"
@@ -46,15 +47,25 @@ func SetLimits(h http.Header, d *events.Decision, kinds Headers) {
 	}
 	name := appendString(make([]byte, 0, 64), d.Rule)
 	policy := appendParam(name, 'q', d.Limit)
-	policy = appendParam(policy, 'w', max(seconds(d.WindowMS), 1))
-	limit, remaining, reset := decimal(d.Limit), decimal(d.Remaining), decimal(seconds(d.ResetMS))
-	values := [...]string{limit, remaining, reset, string(policy), ""}
+	if d.WindowMS > 0 { // else it is a ban
+		policy = appendParam(policy, 'w', max(seconds(d.WindowMS), 1))
+	}
+	reset := seconds(cmp.Or(d.ResetMS, d.RetryAfterMS))
+	limit, remaining := decimal(d.Limit), decimal(d.Remaining)
+	values := [...]string{limit, remaining, decimal(reset), string(policy), ""}
 	left := appendParam(name, 'r', d.Remaining)
-	values[4] = string(appendParam(left, 't', seconds(d.ResetMS)))
+	// Who can never pass is not told of a time at which more can.
+	never := d.Verdict == events.Deny && d.RetryAfterMS == 0
+	if !never {
+		left = appendParam(left, 't', reset)
+	}
+	values[4] = string(left)
 	if kinds&XRateLimit != 0 {
 		h["X-RateLimit-Limit"] = values[0:1:1]
 		h["X-RateLimit-Remaining"] = values[1:2:2]
-		h["X-RateLimit-Reset"] = values[2:3:3]
+		if !never {
+			h["X-RateLimit-Reset"] = values[2:3:3]
+		}
 	}
 	if kinds&IETF != 0 {
 		h["RateLimit-Policy"] = values[3:4:4]

@@ -64,12 +64,21 @@ func TestCheckAnswers(t *testing.T) {
 		{"denied for a millisecond", with(deny(1)), 429, map[string]string{retry: "1"}, "available in 1 second."},
 		{"denied for good", with(func(d *events.Decision) { deny(0)(d); d.Cost = 300 }), 429, map[string]string{limit: "256", retry: ""},
 			`It can never pass: it costs 300, and rule per-minute admits 256 in a window."`},
+		{"denied for good, of a limit that is used", with(func(d *events.Decision) { deny(0)(d); d.Remaining = 10 }), 429, map[string]string{
+			left: `"per-minute";r=10`, reset: "", retry: "",
+		}, ""},
+		{"banned", with(func(d *events.Decision) { deny(0)(d); d.Limit, d.WindowMS, d.ResetMS = 0, 0, 0 }), 429, map[string]string{
+			policy: `"per-minute";q=0`, left: `"per-minute";r=0`, limit: "0", reset: "", retry: "",
+		}, ""},
+		{"banned for a while", with(func(d *events.Decision) { deny(4_001)(d); d.Limit, d.WindowMS, d.ResetMS = 0, 0, 0 }), 429, map[string]string{
+			policy: `"per-minute";q=0`, left: `"per-minute";r=0;t=5`, limit: "0", reset: "5", retry: "5",
+		}, ""},
 		{"denied without a decision", events.Decision{Verdict: events.Deny, Reason: events.ReasonTimeout}, 429, map[string]string{limit: "", retry: "1"},
 			`#temporary-reduced-capacity","title":"Request cannot be satisfied due to temporary server capacity constraints","status":429,"detail":"No decision came in time`},
 		{"a rule with an odd name", with(func(d *events.Decision) { d.Rule = `a"b\c é` + "\x7f" }), 200, map[string]string{
 			policy: `"a\"b\\c %c3%a9%7f";q=256;w=60`, left: `"a\"b\\c %c3%a9%7f";r=12;t=7`,
 		}, `"rule":"a\"b\\c é`},
-		{"a window below a second", with(func(d *events.Decision) { d.WindowMS, d.ResetMS = 0, 1 }), 200, map[string]string{
+		{"a window below a second", with(func(d *events.Decision) { d.WindowMS, d.ResetMS = 1, 1 }), 200, map[string]string{
 			policy: `"per-minute";q=256;w=1`, reset: "1",
 		}, ""},
 		{"more than a structured field holds", with(func(d *events.Decision) { d.Limit, d.Remaining, d.ResetMS = 1<<62, 1<<62, 1<<63-1 }), 200, map[string]string{

@@ -68,7 +68,9 @@ func TestKeptConnections(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		ended := make(chan error, 1)
-		go func() { ended <- serve.Run(ctx, p, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), zap.NewNop()) }()
+		go func() {
+			ended <- serve.Run(ctx, p, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), zap.NewNop())
+		}()
 		conn := p.dial()
 		defer conn.Close()
 		answers := bufio.NewReader(conn)
