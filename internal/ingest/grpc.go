@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -41,6 +43,7 @@ const (
 func (s *Server) serveGRPC(ctx context.Context, listener net.Listener, guard *access.Guard) error {
 	draining, drain := context.WithCancel(context.WithoutCancel(ctx))
 	server := grpc.NewServer(
+		grpc.ForceServerCodecV2(lenient{encoding.GetCodecV2(proto.Name)}),
 		grpc.MaxRecvMsgSize(maxAsked),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxGRPCHeader),
