@@ -84,7 +84,7 @@ func (l *limited) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer.SetLimits(w.Header(), &decision, l.headers)
 	if decision.Verdict == Deny {
-		answer.Deny(w, &decision, events.AppendDecision(nil, &decision))
+		answer.Deny(w, &decision)
 		return
 	}
 	response := &response{ResponseWriter: w}

@@ -62,7 +62,7 @@ func TestViolatedPolicies(t *testing.T) {
 		tt.decision.Verdict = events.Deny
 		w := httptest.NewRecorder()
 		answer.SetLimits(w.Header(), &tt.decision, answer.AllHeaders)
-		answer.Deny(w, &tt.decision, events.AppendDecision(nil, &tt.decision))
+		answer.Deny(w, &tt.decision)
 		var got struct {
 			Type, Title, Detail, Verdict string
 			Status                       int

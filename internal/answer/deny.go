@@ -11,40 +11,64 @@ import (
 	"github.com/weirhq/weir/internal/problem"
 )
 
-// Deny answers a request that is denied with problem details, of which decision,
-// the JSON of d, is a part. It returns the status. SetLimits is called before.
-func Deny(w http.ResponseWriter, d *events.Decision, decision []byte) int {
-	denied := Problem(d)
-	if more := denied.More; len(more) > 0 {
-		more[len(more)-1] = ','
-		decision = append(more, decision[1:]...)
-	}
-	denied.More = decision
+// Deny answers a request that is denied. It returns the status. SetLimits is
+// called before.
+func Deny(w http.ResponseWriter, d *events.Decision) int {
+	denied := Denial(d)
 	problem.Write(w, denied)
 	return denied.Status
+}
+
+// Denial is the answer to a request that is denied: the problem with its decision.
+func Denial(d *events.Decision) problem.Details {
+	denied := details(d)
+	more := appendViolated(make([]byte, 0, 512), d)
+	at := len(more)
+	if more = events.AppendDecision(more, d); at > 0 {
+		more[at] = ',' // instead of its brace
+	}
+	denied.More = more
+	return denied
 }
 
 // Problem is what is told of a denied request beside its decision: as quota
 // exceeded, with the names of the rules that had no room, or as reduced capacity.
 func Problem(d *events.Decision) problem.Details {
-	denied := problem.Details{
-		Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded",
-		Status: http.StatusTooManyRequests, Detail: denial(d),
-	}
-	switch {
-	case undecided(d):
-		denied.Type, denied.Title = reducedCapacity, "Request cannot be satisfied due to temporary server capacity constraints"
-	case len(d.Violated) > 0:
-		denied.More = problem.Object(violated{d.Violated})
-	case d.Rule != "":
-		denied.More = problem.Object(violated{[]string{d.Rule}})
+	denied := details(d)
+	if more := appendViolated(nil, d); len(more) > 0 {
+		denied.More = append(more, '}')
 	}
 	return denied
 }
 
-// violated is what the draft's problem type adds.
-type violated struct {
-	Policies []string `json:"violated-policies"`
+func details(d *events.Decision) problem.Details {
+	denied := problem.Details{
+		Type: quotaExceeded, Title: "Request cannot be satisfied as assigned quota has been exceeded",
+		Status: http.StatusTooManyRequests, Detail: denial(d),
+	}
+	if undecided(d) {
+		denied.Type, denied.Title = reducedCapacity, "Request cannot be satisfied due to temporary server capacity constraints"
+	}
+	return denied
+}
+
+// appendViolated begins an object with what the draft's type quota-exceeded adds,
+// if that is what it is. Many requests may be denied: this costs little.
+func appendViolated(dst []byte, d *events.Decision) []byte {
+	if undecided(d) || d.Rule == "" && len(d.Violated) == 0 {
+		return dst
+	}
+	dst = append(dst, `{"violated-policies":[`...)
+	if len(d.Violated) == 0 {
+		dst = events.AppendText(dst, d.Rule)
+	}
+	for i, rule := range d.Violated {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = events.AppendText(dst, rule)
+	}
+	return append(dst, ']')
 }
 
 // The problem types of draft-ietf-httpapi-ratelimit-headers.

@@ -113,13 +113,13 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request, request events.
 	return http.StatusOK
 }
 
-// decided answers with a decision, and appends it to dst on the way.
+// decided answers with a decision, of which dst may hold the text.
 func (s *Server) decided(w http.ResponseWriter, d *events.Decision, dst []byte) int {
 	answer.SetLimits(w.Header(), d, s.config.Headers)
-	body := events.AppendDecision(dst, d)
 	if d.Verdict == events.Deny {
-		return answer.Deny(w, d, body)
+		return answer.Deny(w, d)
 	}
+	body := events.AppendDecision(dst, d)
 	header := w.Header()
 	header["Content-Type"] = jsonType
 	header["Content-Length"] = []string{strconv.Itoa(len(body) + 1)}

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"bytes"
 	"math"
 	"net/http"
 	"sync"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/weirhq/weir/internal/answer"
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/problem"
 )
 
 // answer tells of each decision, and to whoever sent the request of the worst as
@@ -33,9 +33,7 @@ func (s *rateLimits) answer(decisions []events.Decision) *rls.RateLimitResponse 
 	if worst.Verdict == events.Deny {
 		response.OverallCode = rls.RateLimitResponse_OVER_LIMIT
 	}
-	p := pages.Get().(*page)
-	defer pages.Put(p)
-	response.ResponseHeadersToAdd, response.RawBody = p.write(worst, s.headers)
+	response.ResponseHeadersToAdd, response.RawBody = page(worst, s.headers)
 	return response
 }
 
@@ -115,39 +113,29 @@ func envoyUnit(windowMS int64) (rls.RateLimitResponse_RateLimit_Unit, uint32) {
 	return rls.RateLimitResponse_RateLimit_SECOND, uint32(seconds)
 }
 
-// page is an answer over HTTP that Envoy will give.
-type page struct {
-	header http.Header
-	body   bytes.Buffer
-}
+// headerMaps are the headers of answers while these are made.
+var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
 
-var pages = sync.Pool{New: func() any { return &page{header: make(http.Header)} }}
-
-func (p *page) Header() http.Header         { return p.header }
-func (p *page) Write(b []byte) (int, error) { return p.body.Write(b) }
-func (p *page) WriteHeader(int)             {} // Envoy has rate_limited_status
-
-// write returns the headers of the answer to a decision and, for a denial, the
-// body. They share no memory with the page.
-func (p *page) write(d *events.Decision, kinds answer.Headers) ([]*core.HeaderValue, []byte) {
-	clear(p.header)
-	p.body.Reset()
-	answer.SetLimits(p.header, d, kinds)
-	var body []byte
+// page returns the headers of the answer that Envoy is to give to a decision and,
+// for a denial, the body. Status and length are Envoy's to say.
+func page(d *events.Decision, kinds answer.Headers) (all []*core.HeaderValue, body []byte) {
+	h := headerMaps.Get().(http.Header)
+	defer headerMaps.Put(h)
+	clear(h)
+	answer.SetLimits(h, d, kinds)
 	if d.Verdict == events.Deny {
-		answer.Deny(p, d, events.AppendDecision(nil, d))
-		delete(p.header, "Content-Length") // is Envoy's to say
-		body = bytes.Clone(p.body.Bytes())
+		problem.SetHeaders(h)
+		body = answer.Denial(d).Body()
 	}
-	if len(p.header) == 0 {
+	if len(h) == 0 {
 		return nil, body
 	}
-	values := make([]core.HeaderValue, len(p.header))
-	headers := make([]*core.HeaderValue, 0, len(values))
-	for name, value := range p.header {
-		header := &values[len(headers)]
+	values := make([]core.HeaderValue, len(h)) // of one allocation
+	all = make([]*core.HeaderValue, 0, len(h))
+	for name, value := range h {
+		header := &values[len(all)]
 		header.Key, header.Value = name, value[0]
-		headers = append(headers, header)
+		all = append(all, header)
 	}
-	return headers, body
+	return all, body
 }

@@ -51,13 +51,25 @@ func (d Details) Append(dst []byte) []byte {
 // Write answers with the details. Headers of the answer are set before. What
 // goes wrong on the way to the client is for the client to notice.
 func Write(w http.ResponseWriter, d Details) {
-	body := append(d.Append(nil), '\n')
+	body := d.Body()
 	header := w.Header()
-	header.Set("Content-Type", ContentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	header.Set("X-Content-Type-Options", "nosniff")
+	SetHeaders(header)
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(d.Status)
 	_, _ = w.Write(body)
+}
+
+// Body is the details as the body of an answer, one line.
+func (d Details) Body() []byte {
+	const rest = 128 // bytes of names and numbers
+	room := len(d.Type) + len(d.Title) + len(d.Detail) + len(d.More) + rest
+	return append(d.Append(make([]byte, 0, room)), '\n')
+}
+
+// SetHeaders sets what an answer with such a body says of it, but for its length.
+func SetHeaders(header http.Header) {
+	header.Set("Content-Type", ContentType)
+	header.Set("X-Content-Type-Options", "nosniff")
 }
 
 // Object returns v, a struct or a map, as the value of Details.More.
