@@ -62,6 +62,14 @@ func (w *response) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteString spares a copy.
+func (w *response) WriteString(s string) (int, error) {
+	w.begin(http.StatusOK)
+	n, err := io.WriteString(w.ResponseWriter, s)
+	w.bytes += int64(n)
+	return n, err
+}
+
 // ReadFrom lets the server send files its own way.
 func (w *response) ReadFrom(src io.Reader) (int64, error) {
 	n, err := io.Copy(w.ResponseWriter, src)
