@@ -45,11 +45,11 @@ func storing[E any](s *Server, k kind[E]) func(http.ResponseWriter, *http.Reques
 		if code := readBody(w, r, &body, maxBatchBody); code != 0 {
 			return code
 		}
-		strict, err := s.strict(r)
+		asked, err := asks(r, "strict")
 		if err != nil {
 			return s.refuseCheck(w, err)
 		}
-		batch := batch[E]{kind: k, strict: strict, grant: access.Of(r.Context())}
+		batch := batch[E]{kind: k, strict: s.config.Strict || asked["strict"], grant: access.Of(r.Context())}
 		if err := batch.read(body.Bytes()); err != nil {
 			return refuse(w, http.StatusRequestEntityTooLarge, err.Error())
 		}

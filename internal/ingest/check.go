@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,22 +32,18 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) int {
 	if code := readBody(w, r, buffer, events.MaxPayload); code != 0 {
 		return code
 	}
-	strict, err := s.strict(r)
+	asked, err := asks(r, "strict", "explain")
 	if err != nil {
 		return s.refuseCheck(w, err)
 	}
-	explain, err := asks(r, "explain")
-	if err != nil {
-		return s.refuseCheck(w, err)
-	}
-	request, err := events.DecodeRequest(buffer.Bytes(), strict)
+	request, err := events.DecodeRequest(buffer.Bytes(), s.config.Strict || asked["strict"])
 	if err == nil {
 		request.Tenant, err = access.Of(r.Context()).Tenant(request.Tenant)
 	}
 	if err != nil {
 		return s.refuseCheck(w, err)
 	}
-	if explain {
+	if asked["explain"] {
 		return s.explain(w, r, request)
 	}
 	decision, code := s.decide(w, r, request)
@@ -74,26 +72,24 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, request events.R
 	return decision, 0
 }
 
-func (s *Server) strict(r *http.Request) (bool, error) {
-	asked, err := asks(r, "strict")
-	return s.config.Strict || asked, err
-}
-
-// asks tells whether the URL asks for something, as ?name=1 or ?name=true. Who
+// asks tells which of some things the URL asks for, as ?name=1 or ?name=true. Who
 // asks in other words is told so: a question must not become a charge.
-func asks(r *http.Request, name string) (bool, error) {
+func asks(r *http.Request, names ...string) (map[string]bool, error) {
 	if r.URL.RawQuery == "" {
-		return false, nil
+		return nil, nil
 	}
-	query := r.URL.Query()
-	if !query.Has(name) {
-		return false, nil
+	asked := map[string]bool{}
+	for name, values := range r.URL.Query() {
+		if !slices.Contains(names, name) {
+			return nil, &events.FieldError{Value: "?" + name, Want: strings.Join(names, "=1 or ") + "=1 in the URL"}
+		}
+		yes, err := strconv.ParseBool(values[0])
+		if err != nil {
+			return nil, &events.FieldError{Field: name, Value: values[0], Want: "1 or 0, in the URL: ?" + name + "=1"}
+		}
+		asked[name] = yes
 	}
-	yes, err := strconv.ParseBool(query.Get(name))
-	if err != nil {
-		return false, &events.FieldError{Field: name, Value: query.Get(name), Want: "1 or 0, in the URL: ?" + name + "=1"}
-	}
-	return yes, nil
+	return asked, nil
 }
 
 // explain answers with what would be decided, and why. Nothing is charged, so

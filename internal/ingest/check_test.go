@@ -171,16 +171,19 @@ func TestCheckStrict(t *testing.T) {
 		strict bool
 		path   string
 		code   int
+		named  string // what is refused
 	}{
-		{false, "/v1/check", 200},
-		{false, "/v1/check?strict=0", 200},
-		{false, "/v1/check?strict=1", 400},
-		{true, "/v1/check", 400},
-		{true, "/v1/check?strict=0", 400},
+		{false, "/v1/check", 200, ""},
+		{false, "/v1/check?strict=0", 200, ""},
+		{false, "/v1/check?strict=1", 400, "colour"},
+		{true, "/v1/check", 400, "colour"},
+		{true, "/v1/check?strict=0", 400, "colour"},
+		{false, "/v1/check?explian=1", 400, "?explian"},
+		{false, "/v1/reports?explain=1", 400, "?explain"},
 	} {
 		e := mustServe(t, ingest.Config{Strict: tt.strict}, deciding(allowed), true)
 		a := e.post(t, tt.path, body)
-		if a.code != tt.code || tt.code == 400 && !strings.Contains(a.body, "colour") {
+		if a.code != tt.code || !strings.Contains(a.body, tt.named) {
 			t.Errorf("strict %v, %s: %d %s", tt.strict, tt.path, a.code, a.body)
 		}
 		if tt.code == 400 { // the name is the sender's, so it is no label
