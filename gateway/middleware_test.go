@@ -180,13 +180,16 @@ func TestRoute(t *testing.T) {
 	for _, target := range []string{"http://[::1]:80/in/1", "http://Example.org.:80/in/1/2", "/out/1", "http://example.org/1"} {
 		serve(outer, httptest.NewRequest("GET", target, nil))
 	}
-	serve(limit(nothing), httptest.NewRequest("GET", "/alone", nil))
+	serve(limit(nothing), httptest.NewRequest("GET", "http://example.com?alone", nil))
 	if got := strings.Join(at, " "); got != "/in/{x}  /out/{y...} / " {
 		t.Errorf("routes %q", got)
 	}
 	records := limitertest.Records(t, nc)
 	if len(records) != 5 || records[0].Request.Tenant != "acme" || records[0].Request.User != "/in/1" {
 		t.Fatalf("records %+v", records)
+	}
+	if got := records[4].Request.Path; got != "/" {
+		t.Errorf("a URL without a path has %q", got)
 	}
 	for i, want := range []string{"::1", "example.org", "example.com", "example.org", "example.com"} {
 		if got := records[i].Request.Host; got != want {
