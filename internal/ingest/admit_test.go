@@ -33,7 +33,7 @@ import (
 func mustTokens(t *testing.T) (file string, shown map[string]string) {
 	t.Helper()
 	file, shown = filepath.Join(t.TempDir(), "tokens"), map[string]string{}
-	var lines string
+	var lines strings.Builder
 	for _, g := range []access.Grant{
 		{Name: "shop", Roles: []access.Role{access.Gateway}, Tenants: []string{"acme"}},
 		{Name: "edge", Roles: []access.Role{access.Gateway}},
@@ -44,9 +44,9 @@ func mustTokens(t *testing.T) (file string, shown map[string]string) {
 			t.Fatal(err)
 		}
 		shown[g.Name] = "Bearer " + token
-		lines += line + "\n"
+		lines.WriteString(line + "\n")
 	}
-	if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file, shown
