@@ -375,8 +375,8 @@ func (c *Client) undecided(r Request) Decision {
 }
 
 // Close waits, for a few seconds at most, until what has no decision or was
-// denied locally is reported, and the outcomes are told. Checks under way end
-// without a decision and are only counted.
+// denied locally is reported, and the outcomes are told. Checks under way that
+// have no decision by then are only counted.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if c.closed {
