@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 )
 
 // ratelimitModule is Envoy's rate limit service.
@@ -56,6 +57,19 @@ type ratelimit struct {
 // start starts the service as it comes, or at its best, on a Redis server that
 // is its own: then on one that is a cluster.
 func (p ratelimitProgram) start(ctx context.Context, dir string, atBest bool) (r *ratelimit, err error) {
+	for attempt := range startAttempts {
+		if r, err = p.tryStart(ctx, filepath.Join(dir, strconv.Itoa(attempt)), atBest); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return r, err
+}
+
+// startAttempts is how often it is started: the ports that are free when they are
+// chosen may be taken by others.
+const startAttempts = 3
+
+func (p ratelimitProgram) tryStart(ctx context.Context, dir string, atBest bool) (r *ratelimit, err error) {
 	r = &ratelimit{}
 	defer func() {
 		if err != nil {
@@ -71,22 +85,26 @@ func (p ratelimitProgram) start(ctx context.Context, dir string, atBest bool) (r
 			return r, err
 		}
 	}
-	host, port, err := freeAddr(ctx)
-	if err != nil {
-		return r, err
-	}
-	start, settings := startRedis, []string{
-		"HOST=" + host, "PORT=0", "DEBUG_HOST=" + host, "DEBUG_PORT=0", "GRPC_HOST=" + host, "GRPC_PORT=" + port,
-		"RUNTIME_ROOT=" + dir, "RUNTIME_SUBDIRECTORY=ratelimit", "USE_STATSD=false",
-	}
+	start := startRedis
 	if atBest {
-		start, settings = startCluster, append(settings, ratelimitBest...)
+		start = startCluster
 	}
 	server, stop, err := start(ctx, dir)
 	if err != nil {
 		return r, err
 	}
 	r.opened(stop)
+	host, port, err := freeAddr(ctx)
+	if err != nil {
+		return r, err
+	}
+	settings := []string{
+		"HOST=" + host, "PORT=0", "DEBUG_HOST=" + host, "DEBUG_PORT=0", "GRPC_HOST=" + host, "GRPC_PORT=" + port,
+		"RUNTIME_ROOT=" + dir, "RUNTIME_SUBDIRECTORY=ratelimit", "USE_STATSD=false",
+	}
+	if atBest {
+		settings = append(settings, ratelimitBest...)
+	}
 	log, err := os.Create(filepath.Join(dir, "log")) // its statistics are printed too
 	if err != nil {
 		return r, err
