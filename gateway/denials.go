@@ -100,7 +100,7 @@ func (d *denials) find(p *policy.Policy, r *Request, now time.Time) (decision De
 	for i := range m.Charges {
 		c := &m.Charges[i]
 		known := d.known[claim{policy.LiveKey{Tenant: r.Tenant, Rule: c.Rule.Name, Key: c.Key}, c.Cost}]
-		if known != nil && known.holds(p, c, now) && (longest == nil || known.until.After(longest.until)) {
+		if known != nil && known.holds(p, c, now) && (longest == nil || known.outlasts(longest)) {
 			longest = known
 		}
 	}
@@ -122,6 +122,19 @@ func (d *denials) any(tenant string) bool {
 // of what costs none.
 func (k *denial) holds(p *policy.Policy, c *policy.Charge, now time.Time) bool {
 	return now.Before(k.until) && k.decision.Policy == p.Revision && (c.Limit > 0 || k.decision.Limit == 0)
+}
+
+// outlasts tells whether a request must wait longer for one denial than for
+// another, by what the limiter said; for ever is longest.
+func (k *denial) outlasts(other *denial) bool {
+	never, otherNever := k.decision.RetryAfterMS == 0, other.decision.RetryAfterMS == 0
+	if never || otherNever {
+		return never && !otherNever
+	}
+	passes := func(k *denial) time.Time {
+		return k.said.Add(time.Duration(k.decision.RetryAfterMS) * time.Millisecond)
+	}
+	return passes(k).After(passes(other))
 }
 
 // again words a denial for another request, at another time.

@@ -192,6 +192,59 @@ func said(user string, retryMS int64) *Decision {
 	return &Decision{Verdict: Deny, Reason: events.ReasonRule, Rule: "per-minute", Key: user, Limit: 256, WindowMS: 60_000, RetryAfterMS: retryMS, Cost: 1}
 }
 
+// What may not be so for others, or not for long, is not remembered, or not for
+// long.
+func TestRemember(t *testing.T) {
+	p, r, start := policy.Default(), Request{Tenant: "acme", User: "42"}, time.Now()
+	for _, tt := range []struct {
+		name   string
+		change func(*Decision)
+		after  time.Duration
+		holds  bool
+	}{
+		{"a denial", func(*Decision) {}, 29 * time.Second, true},
+		{"its wait is over", func(*Decision) {}, 30 * time.Second, false},
+		{"a longer one", func(d *Decision) { d.RetryAfterMS = 3_600_000 }, 59 * time.Second, true},
+		{"after a minute", func(d *Decision) { d.RetryAfterMS = 3_600_000 }, time.Minute, false},
+		{"for ever", func(d *Decision) { d.RetryAfterMS = 0 }, 59 * time.Second, true},
+		{"for ever, after a minute", func(d *Decision) { d.RetryAfterMS = 0 }, time.Minute, false},
+		{"what rests on charges that may not be stored", func(d *Decision) { d.Degraded = true }, time.Second, false},
+		{"what no rule said", func(d *Decision) { d.Reason = events.ReasonUnavailable }, time.Second, false},
+		{"an admission", func(d *Decision) { d.Verdict = Allow }, time.Second, false},
+		{"under another revision", func(d *Decision) { d.Policy++ }, time.Second, false},
+	} {
+		d, decision := newDenials(), said("42", 30_000)
+		tt.change(decision)
+		d.remember(p, &r, decision, start, start)
+		if _, found := d.find(p, &r, start.Add(tt.after)); found != tt.holds {
+			t.Errorf("%s: denied after %v: %v, want %v", tt.name, tt.after, found, tt.holds)
+		}
+	}
+}
+
+// Of several denials the one that takes longest is told.
+func TestLongestDenial(t *testing.T) {
+	p, err := policy.Parse([]byte("version: 1\ntenants: {acme: {rules: [{name: a, key: [user], limit: 1/day}, {name: b, key: [user], limit: 1/hour}]}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, now := Request{Tenant: "acme", User: "42"}, time.Now()
+	for _, tt := range []struct {
+		a, b int64 // the waits, in milliseconds; 0 is for ever
+		want string
+	}{{7_200_000, 3_600_000, "a"}, {3_600_000, 7_200_000, "b"}, {0, 3_600_000, "a"}, {3_600_000, 0, "b"}} {
+		d := newDenials()
+		for rule, wait := range map[string]int64{"a": tt.a, "b": tt.b} {
+			denial := said("42", wait)
+			denial.Rule = rule
+			d.remember(p, &r, denial, now, now)
+		}
+		if got, found := d.find(p, &r, now.Add(time.Second)); !found || got.Rule != tt.want {
+			t.Errorf("waits %+v: %+v", tt, got)
+		}
+	}
+}
+
 // What finds no place is asked about, and what was counted is not lost.
 func TestDenialsAreBounded(t *testing.T) {
 	p, d, now := policy.Default(), newDenials(), time.Now()
