@@ -15,6 +15,7 @@ import (
 
 	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
+	"github.com/weirhq/weir/internal/problem"
 )
 
 const (
@@ -129,8 +130,8 @@ type batch[E any] struct {
 	strict bool
 	grant  *access.Grant
 	events []E
-	errs   []error // one for each event that is wrong
-	faults []fault // all that is wrong with them
+	errs   []error         // one for each event that is wrong
+	faults []problem.Fault // all that is wrong with them
 }
 
 // place is where in a body an event stands: a line, an index, or neither for

@@ -4,35 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/weirhq/weir/internal/access"
 	"github.com/weirhq/weir/internal/events"
 	"github.com/weirhq/weir/internal/problem"
 )
 
-const (
-	maxFaults = 20 // in one answer; the rest are counted
-	maxFound  = 64 // bytes of a value that is wrong
-)
-
-// fault is one thing wrong with a body: an element of the member errors.
-type fault struct {
-	Line     int    `json:"line,omitempty"`  // of NDJSON, from 1
-	Index    *int   `json:"index,omitempty"` // of an array, from 0
-	Field    string `json:"field,omitempty"` // absent: the whole request
-	Found    string `json:"found"`
-	Expected string `json:"expected"`
-}
-
 // faultsOf lists the *FieldErrors that err joins or wraps.
-func faultsOf(err error) []fault {
+func faultsOf(err error) []problem.Fault {
 	switch e := err.(type) { //nolint:errorlint // it unwraps them itself, all of them
 	case *events.FieldError:
-		return []fault{{Field: e.Field, Found: short(e.Value), Expected: e.Want}}
+		return []problem.Fault{{Field: e.Field, Found: e.Value, Expected: e.Want}}
 	case interface{ Unwrap() []error }:
-		var all []fault
+		var all []problem.Fault
 		for _, one := range e.Unwrap() {
 			all = append(all, faultsOf(one)...)
 		}
@@ -41,18 +25,6 @@ func faultsOf(err error) []fault {
 		return faultsOf(e.Unwrap())
 	}
 	return nil
-}
-
-// short makes a value fit to be shown.
-func short(value string) string {
-	if len(value) > maxFound {
-		cut := maxFound
-		for cut > 0 && !utf8.RuneStart(value[cut]) {
-			cut--
-		}
-		value = value[:cut] + "…"
-	}
-	return strings.ToValidUTF8(value, "\uFFFD")
 }
 
 // refuseCheck answers a request event that is wrong.
@@ -71,15 +43,8 @@ func statusOf(err error) int {
 }
 
 // refuseFaults answers with what is wrong, in short and one by one.
-func refuseFaults(w http.ResponseWriter, status int, detail string, faults []fault) int {
-	more := struct {
-		Errors  []fault `json:"errors"`
-		Omitted int     `json:"errors_omitted,omitempty"`
-	}{Errors: faults}
-	if len(faults) > maxFaults {
-		more.Errors, more.Omitted = faults[:maxFaults], len(faults)-maxFaults
-	}
-	problem.Write(w, problem.Details{Status: status, Detail: detail, More: problem.Object(more)})
+func refuseFaults(w http.ResponseWriter, status int, detail string, faults []problem.Fault) int {
+	problem.Write(w, problem.Details{Status: status, Detail: detail, More: problem.Faults(faults)})
 	return status
 }
 

@@ -95,7 +95,7 @@ func (w *Writer) details(ctx context.Context, err error) problem.Details {
 		return problem.Details{Status: http.StatusForbidden, Detail: denied.Error()}
 	}
 	if wrong, ok := errors.AsType[*pg.QueryError](err); ok {
-		return problem.Details{Status: http.StatusBadRequest, Detail: wrong.Error(), More: problem.Object(faultsOf(wrong))}
+		return problem.Details{Status: http.StatusBadRequest, Detail: wrong.Error(), More: problem.Faults(faultsOf(wrong))}
 	}
 	if notYet, ok := errors.AsType[*pg.NotYetError](err); ok {
 		return problem.Details{Status: http.StatusGatewayTimeout, Detail: notYet.Error()}
@@ -112,23 +112,11 @@ func (w *Writer) details(ctx context.Context, err error) problem.Details {
 	return problem.Details{Status: http.StatusServiceUnavailable, Detail: "the database, or the journal that is waited for, does not answer"}
 }
 
-// faults are further members of problem details.
-type faults struct {
-	Errors []fault `json:"errors"`
-}
-
-type fault struct {
-	Field    string `json:"field,omitempty"`
-	Found    string `json:"found"`
-	Expected string `json:"expected"`
-}
-
-// faultsOf lists what is wrong with the fields of a query, in short.
-func faultsOf(wrong *pg.QueryError) faults {
-	all := faults{Errors: []fault{}}
+// faultsOf lists what is wrong with the fields of a query.
+func faultsOf(wrong *pg.QueryError) (all []problem.Fault) {
 	for _, err := range wrong.Errs {
 		if f, ok := errors.AsType[*events.FieldError](err); ok {
-			all.Errors = append(all.Errors, fault{f.Field, strings.ToValidUTF8(f.Value[:min(len(f.Value), 64)], "\uFFFD"), f.Want})
+			all = append(all, problem.Fault{Field: f.Field, Found: f.Value, Expected: f.Want})
 		}
 	}
 	return all
